@@ -1,0 +1,1 @@
+"""One script a claim, each against its peers in the same run; RESULTS.md is what they wrote."""

@@ -1,0 +1,1 @@
+"""The papers' experiments at a scale that two cores can run."""

@@ -1,0 +1,1 @@
+"""LAWA and its relatives: averages of checkpoints, live or afterwards."""

@@ -1,0 +1,191 @@
+"""Several averages of one run at once: written in one pass over its checkpoints, and measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from bequest.averaging.alike import Member
+from bequest.averaging.average import AverageConfig, complete_checkpoints
+from bequest.averaging.build import verify, without_bad, write_small_files
+from bequest.averaging.plan import AveragePlan, plan_of
+from bequest.averaging.streaming import NonFiniteError, write_averages
+from bequest.checkpoints.formats import MODEL_CONFIG, open_weights
+from bequest.checkpoints.publish import scratch_folder
+from bequest.errors import CheckpointError, InputError
+
+Evaluate = Callable[[Path], float]
+"""Gives a model folder's loss on held-out text, in bits per byte."""
+
+METRIC = "bits per byte"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One of several averages."""
+
+    name: str
+    """Its folder's name."""
+    plan: AveragePlan
+    """What it is made of."""
+
+
+def open_run(config: AverageConfig) -> tuple[dict[int, Member], list[str]]:
+    """Open every complete checkpoint of a run.
+
+    Returns:
+        The members by step, increasing, and a sentence for each that was left out.
+
+    Raises:
+        InputError: the request names no run, or the run holds nothing.
+    """
+    if len(config.sources) != 1 or config.repo is not None:
+        raise InputError("sources must be one run's folder here; name it, and the folder to write.")
+    run = Path(config.sources[0]).expanduser()
+    found, faults = complete_checkpoints(run)
+    if not found:
+        raise InputError(f"run {run} holds no checkpoints: no checkpoint-N, stepN or iterN.")
+    members = {
+        c.step: Member(weights=open_weights(c.path), step=c.step)
+        for c in found
+        if c.step not in faults
+    }
+    notes = [f"{c.path} was left out: it {faults[c.step]}." for c in found if c.step in faults]
+    if not members:
+        raise CheckpointError(f"run {run} has no complete checkpoint: {notes[0]}")
+    return members, notes
+
+
+def make_candidate(
+    steps: Sequence[int],
+    members: dict[int, Member],
+    config: AverageConfig,
+    target: Path,
+    name: str,
+) -> Candidate:
+    """Plan the average of some steps of a run, to be written to `target/name`.
+
+    Raises:
+        InputError: the members do not fit one another or the request.
+    """
+    chosen = [members[step] for step in steps]
+    return Candidate(name=name, plan=plan_of(chosen, config.mixture, target / name, config.manner))
+
+
+def raw_candidate(candidate: Candidate, config: AverageConfig) -> Candidate:
+    """Plan a copy of a candidate's newest member alone, for checkpoints that are no model folders."""
+    plan = candidate.plan
+    alone = dataclasses.replace(plan.mixture, coefficients="uniform", blend=1.0, exclude=())
+    name = f"raw-{candidate.name}"
+    copy = plan_of(plan.members[-1:], alone, plan.target.parent / name, config.manner)
+    return Candidate(name=name, plan=copy)
+
+
+def write_candidates(
+    candidates: Sequence[Candidate], folder: Path, *, progress: bool
+) -> list[Candidate]:
+    """Write averages to `folder/name` each, reading every checkpoint once.
+
+    Args:
+        candidates: made from the same opened members.
+        folder: an existing folder.
+        progress: show a bar.
+
+    Returns:
+        What was written: with `skip_bad`, without the members that hold NaN or Inf, and without the
+        averages that end in one.
+
+    Raises:
+        BequestError: a member cannot be averaged, or a plan does not load.
+    """
+    while True:
+        # All have the same keys, shapes and configuration: one verdict holds for all.
+        if candidates and candidates[0].plan.judged:
+            verify(candidates[0].plan)
+        folders = {candidate.name: folder / candidate.name for candidate in candidates}
+        for path in folders.values():
+            path.mkdir()
+        try:
+            _stream(candidates, folders, progress=progress)
+            break
+        except NonFiniteError as error:
+            for path in folders.values():
+                shutil.rmtree(path)
+            candidates = _without_bad(candidates, error)
+    for candidate in candidates:
+        write_small_files(candidate.plan, folders[candidate.name])
+    return list(candidates)
+
+
+def measure(
+    candidates: Sequence[Candidate], target: Path, evaluate: Evaluate, *, progress: bool
+) -> Iterator[tuple[Candidate, float]]:
+    """Write averages for the time of their evaluation, as many at once as the disk has room for.
+
+    Args:
+        candidates: made from the same opened members.
+        target: the folder beside which they lie for that time.
+        evaluate: gives a folder's loss.
+        progress: show bars.
+
+    Yields:
+        Each candidate and its loss.
+    """
+    left = list(candidates)
+    bar = tqdm(total=len(left), desc="evaluate", unit="model", disable=not progress, leave=False)
+    with bar:
+        while left:
+            with scratch_folder(target) as scratch:
+                # Half of what is free: a live run may be writing there, too.
+                room = shutil.disk_usage(scratch).free // 2
+                count = max(1, min(len(left), room // left[0].plan.num_bytes))
+                group, left = left[:count], left[count:]
+                for candidate in write_candidates(group, scratch, progress=progress):
+                    yield candidate, evaluate(scratch / candidate.name)
+                    shutil.rmtree(scratch / candidate.name)
+                    bar.update()
+
+
+def require_models(members: dict[int, Member], config: AverageConfig) -> None:
+    """Refuse to evaluate what transformers cannot load.
+
+    Raises:
+        InputError: the checkpoints are adapters, or have no configuration.
+    """
+    newest = list(members.values())[-1].weights
+    if newest.config_file == MODEL_CONFIG or (
+        newest.config_file is None and config.config_from is not None
+    ):
+        return
+    raise InputError(
+        f"texts can only be predicted by whole models, and {newest.name} is "
+        f"{'an adapter' if newest.format == 'adapter' else 'without a config.json'}; "
+        "leave --texts out, or give --config-from."
+    )
+
+
+def _stream(candidates: Sequence[Candidate], folders: dict[str, Path], *, progress: bool) -> None:
+    total = sum(shard.num_bytes for c in candidates for shard in c.plan.shards)
+    bar = tqdm(total=total, desc="average", unit="B", unit_scale=True, disable=not progress)
+    with bar:
+        write_averages({folders[c.name]: c.plan.shards for c in candidates}, bar.update)
+
+
+def _without_bad(candidates: Sequence[Candidate], error: NonFiniteError) -> list[Candidate]:
+    kept = []
+    for candidate in candidates:
+        members = candidate.plan.members
+        if all(m.weights.tensors[error.source.name] is not error.source for m in members):
+            kept.append(candidate)
+            continue
+        plan = without_bad(candidate.plan, error.source)
+        if plan.members[-1] is members[-1]:
+            kept.append(dataclasses.replace(candidate, plan=plan))
+    if not kept:
+        raise CheckpointError("every average would end in a checkpoint that holds NaN or Inf.")
+    return kept

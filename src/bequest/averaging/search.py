@@ -1,0 +1,164 @@
+"""Try windows and spacings against held-out text, and write the best average."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bequest.averaging.average import AverageConfig, require_out
+from bequest.averaging.build import build
+from bequest.averaging.candidates import (
+    METRIC,
+    Candidate,
+    Evaluate,
+    make_candidate,
+    measure,
+    open_run,
+    require_models,
+)
+from bequest.averaging.plan import AveragePlan
+from bequest.averaging.trajectory import Window, listed
+from bequest.checkpoints.publish import check_target
+from bequest.errors import InputError
+from bequest.results import Section
+
+DEFAULT_WINDOWS = (1, 2, 3, 5, 8, 12)
+"""Sizes to try: 1 is the checkpoint itself, and steps of about 1.5 miss little."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One window of a search."""
+
+    window: Window
+    """Its size and spacing."""
+    steps: tuple[int, ...]
+    """Its members, oldest first."""
+    loss: float
+    """Bits per byte of its average."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """What a search found."""
+
+    trials: tuple[Trial, ...]
+    """Every window, by size and spacing."""
+    best: Trial
+    """The one with the lowest loss; of equals, the smallest."""
+    plan: AveragePlan
+    """The best average, which was written."""
+    notes: tuple[str, ...]
+    """Sentences that the user must read."""
+
+    def sections(self) -> list[Section]:
+        """Return the table of all windows."""
+        return _sections(self.trials)
+
+
+def search(
+    config: AverageConfig,
+    *,
+    windows: Sequence[int] = DEFAULT_WINDOWS,
+    spacings: Sequence[int] | None = None,
+    evaluate: Evaluate,
+    progress: bool = False,
+) -> Search:
+    """Evaluate every window that the run's checkpoints allow, and write the best average.
+
+    The best of many was chosen on the text it is measured on, so its own loss is a little too good:
+    measure it once more on other text before it is reported.
+
+    Args:
+        config: run, folder to write, end and mixture; not `window` and `spacing`.
+        windows: sizes to try.
+        spacings: steps between members to try; None tries the distance between the last two
+            checkpoints, and its doubles.
+        evaluate: gives a folder's loss.
+        progress: show bars.
+
+    Raises:
+        InputError: the request does not fit the run; nothing was written.
+        StorageError: the disk is full or failed; nothing is left behind.
+    """
+    if config.window is not None or config.spacing is not None:
+        raise InputError("window and spacing are what is searched for; give --windows, --spacings.")
+    members, notes = open_run(config)
+    require_models(members, config)
+    target = check_target(
+        require_out(config),
+        overwrite=config.overwrite,
+        inputs=tuple(member.weights.location.folder for member in members.values()),
+    )
+    steps = list(members)
+    end = steps[-1] if config.end is None else config.end
+    if end not in members:
+        raise InputError(f"end is {end}, but the run has the complete steps {listed(steps)}.")
+    chosen = _windows(steps, end, windows, spacings)
+    if not chosen:
+        raise InputError(
+            f"no window of {listed(windows)} with such spacings ends at step {end}; the run has the "
+            f"complete steps {listed(steps)}."
+        )
+    candidates = [
+        make_candidate(picked, members, config, target, f"{len(picked)}-{window.spacing}")
+        for picked, window in chosen.items()
+    ]
+    found: dict[str, tuple[Candidate, float]] = {}
+    for candidate, loss in measure(candidates, target, evaluate, progress=progress):
+        found[candidate.name] = (candidate, loss)
+    trials = tuple(
+        Trial(window=window, steps=picked, loss=found[f"{len(picked)}-{window.spacing}"][1])
+        for picked, window in chosen.items()
+        if f"{len(picked)}-{window.spacing}" in found
+    )
+    best = min(trials, key=lambda trial: (trial.loss, trial.window.size))
+    winner = found[f"{len(best.steps)}-{best.window.spacing}"][0].plan
+    plan = build(
+        dataclasses.replace(winner, target=target), progress=progress, sections=_sections(trials)
+    )
+    return Search(trials=trials, best=best, plan=plan, notes=(*notes, *plan.notes))
+
+
+def _windows(
+    steps: Sequence[int], end: int, sizes: Sequence[int], spacings: Sequence[int] | None
+) -> dict[tuple[int, ...], Window]:
+    """Return the windows that the run allows by their members, smallest first."""
+    if spacings is None:
+        distance = end - max((step for step in steps if step < end), default=end - 1)
+        spacings = [distance]
+        while 2 * spacings[-1] <= end - steps[0]:
+            spacings.append(2 * spacings[-1])
+    chosen: dict[tuple[int, ...], Window] = {}
+    for size in sorted(set(sizes)):
+        for spacing in sorted(set(spacings)):
+            window = Window(size=size, spacing=spacing)
+            picked = window.ending_at(end, steps)
+            # A window of one is the same at every spacing.
+            if picked is not None and picked not in chosen:
+                chosen[picked] = window
+    return chosen
+
+
+def _sections(trials: Sequence[Trial]) -> list[Section]:
+    rows = [
+        [trial.window.size, trial.window.spacing, ", ".join(map(str, trial.steps)), trial.loss]
+        for trial in sorted(trials, key=lambda trial: trial.loss)
+    ]
+    table = {"columns": ["window", "spacing", "members", f"{METRIC} (held-out)"], "rows": rows}
+    sizes = sorted({trial.window.size for trial in trials})
+    spacings = sorted({trial.window.spacing or 0 for trial in trials})
+    loss_of = {(t.window.size, t.window.spacing or 0): t.loss for t in trials}
+    heatmap = {
+        "x_label": "spacing (steps)",
+        "y_label": "window",
+        "value_label": METRIC,
+        "x": spacings,
+        "y": sizes,
+        "values": [[loss_of.get((size, spacing)) for spacing in spacings] for size in sizes],
+    }
+    return [
+        Section(title="windows, best first", type="table", data=table),
+        Section(title="windows and spacings", type="heatmap", data=heatmap),
+    ]

@@ -1,0 +1,1 @@
+"""The `bequest` command: one file a command, imported only when that command runs."""

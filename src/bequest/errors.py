@@ -1,0 +1,34 @@
+"""The errors that bequest raises on purpose, each with the exit code its command ends with."""
+
+from __future__ import annotations
+
+
+class BequestError(Exception):
+    """Something bequest refuses or cannot do, said in one sentence.
+
+    Every error that bequest raises on purpose is one of these, so that a caller can catch the
+    family; the message names the field or file, what was found there and what to do.
+    """
+
+    exit_code: int = 1
+    """Exit code of a command that ends with this error."""
+
+
+class InputError(BequestError):
+    """The request is at fault: an argument, a configuration field, data or a folder it names."""
+
+    exit_code = 2
+
+
+class CheckpointError(InputError):
+    """The files of a checkpoint are missing, damaged, unsafe to read or contradict one another."""
+
+
+class UnsupportedModelError(InputError):
+    """The model is sound, but bequest does not know how to do this to it correctly."""
+
+
+class StorageError(BequestError):
+    """The disk or the file system failed: no space, an I/O error, a folder held by another run."""
+
+    exit_code = 1

@@ -1,0 +1,1 @@
+"""Inheritune: cut a small model out of a big one, and grow it."""

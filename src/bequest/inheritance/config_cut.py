@@ -1,0 +1,197 @@
+"""The configuration of a cut model: the source's own JSON, with what follows depth changed.
+
+The edit is made on the JSON as it stands, so that fields unknown to this version of transformers
+survive. Then both configurations are read by transformers and compared field by field.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bequest.errors import UnsupportedModelError
+from bequest.inheritance.architectures import (
+    ARCHITECTURES,
+    EVERYWHERE,
+    REMOVED,
+    Architecture,
+    Changes,
+)
+from bequest.inheritance.blocks import BlockNames
+
+_TOKEN_FIELDS = ("_token_id", "_token_ids", "architectures")
+
+
+def require_decoder(config: Mapping[str, Any], *, model: str) -> Architecture:
+    """Return the facts of a configuration's architecture, refusing what cannot be cut correctly.
+
+    Args:
+        config: the parsed `config.json`.
+        model: the checkpoint's name, for messages.
+
+    Raises:
+        UnsupportedModelError: no decoder, or one whose ties to depth bequest does not know.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str):
+        raise UnsupportedModelError(
+            f"{model} has model_type {model_type!r} in config.json; it must name an architecture."
+        )
+    if config.get("is_encoder_decoder"):
+        raise UnsupportedModelError(
+            f"{model} is an encoder-decoder model ({model_type}); bequest cuts decoders only."
+        )
+    if config.get("add_cross_attention"):
+        raise UnsupportedModelError(
+            f"{model} has add_cross_attention set: it reads an encoder; bequest cuts plain decoders."
+        )
+    if config.get("quantization_config"):
+        raise UnsupportedModelError(
+            f"{model} is quantized (quantization_config in config.json); cut the unquantized model "
+            "and quantize the result."
+        )
+    if model_type in ARCHITECTURES:
+        return ARCHITECTURES[model_type]
+    known = ", ".join(sorted(ARCHITECTURES))
+    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise UnsupportedModelError(
+            f"{model} has model_type {model_type!r}, which is no causal language model of the "
+            f"installed transformers; bequest cuts {known}."
+        )
+    raise UnsupportedModelError(
+        f"{model} has model_type {model_type!r}, whose ties to depth bequest does not know yet; "
+        f"it cuts {known}."
+    )
+
+
+def read_config(config: Mapping[str, Any], *, model: str) -> Any:
+    """Read a `config.json` as transformers does, defaults and derived fields filled in.
+
+    Raises:
+        UnsupportedModelError: transformers refuses it.
+    """
+    from transformers import CONFIG_MAPPING
+
+    try:
+        return CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
+    except Exception as error:  # Its strict validation raises errors of many kinds.
+        reason = " ".join(str(error).split())
+        raise UnsupportedModelError(
+            f"{model} has a config.json that transformers refuses: {reason}"
+        ) from error
+
+
+def kept_in_float32(config: Any, dtype: str | None) -> tuple[str, ...]:
+    """Return the modules that transformers holds in float32 in a model of a 16-bit dtype.
+
+    Source: `PreTrainedModel._get_dtype_plan`.
+
+    Args:
+        config: a transformers configuration.
+        dtype: the dtype that the model's floats are to have, or None.
+    """
+    if dtype not in ("float16", "bfloat16"):
+        return ()
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    kept = set(getattr(model_class, "_keep_in_fp32_modules_strict", None) or ())
+    if dtype == "float16":
+        kept |= set(getattr(model_class, "_keep_in_fp32_modules", None) or ())
+    return tuple(sorted(kept))
+
+
+def depth_field(config: Any) -> str:
+    """Return the name under which a configuration stores `num_hidden_layers`, such as `n_layer`."""
+    return str(getattr(config, "attribute_map", {}).get("num_hidden_layers", "num_hidden_layers"))
+
+
+def cut_config(
+    config: Mapping[str, Any], selection: Sequence[int], architecture: Architecture, *, model: str
+) -> tuple[dict[str, Any], Changes]:
+    """Return the configuration of the model with the selected blocks, and what was changed.
+
+    Args:
+        config: the source's parsed `config.json`.
+        selection: the blocks that are kept, in increasing order.
+        architecture: from `require_decoder`.
+        model: the checkpoint's name, for messages.
+
+    Returns:
+        The new JSON, and the fields changed (`REMOVED` for one that is gone).
+
+    Raises:
+        UnsupportedModelError: a field that may be tied to depth is not known to be.
+    """
+    source = read_config(config, model=model)
+    changes: Changes = {depth_field(source): len(selection)}
+    for rule in (*EVERYWHERE, *architecture.rules):
+        changes.update(rule.cut(source, selection))
+    _refuse_unknown_lists(config, source.num_hidden_layers, changes, model)
+    result = {name: value for name, value in config.items() if changes.get(name) is not REMOVED}
+    result.update({name: value for name, value in changes.items() if value is not REMOVED})
+    # An alias of the depth field, if the JSON uses one, would contradict the new value.
+    if depth_field(source) != "num_hidden_layers":
+        result.pop("num_hidden_layers", None)
+    _compare(source, read_config(result, model=f"the cut of {model}"), changes, model)
+    return result, changes
+
+
+def refuse_extra_blocks(
+    blocks: BlockNames, architecture: Architecture, config: Mapping[str, Any], *, model: str
+) -> list[str]:
+    """Return a note on blocks beyond `num_hidden_layers`, refusing them where they are unknown.
+
+    Raises:
+        UnsupportedModelError: the checkpoint has more blocks than its configuration states.
+    """
+    if blocks.num_extra == 0:
+        return []
+    field = architecture.prediction_blocks
+    if field is None or blocks.num_extra > (config.get(field) or 0):
+        raise UnsupportedModelError(
+            f"{model} has tensors of {blocks.num_blocks + blocks.num_extra} blocks, but its "
+            f"config.json states num_hidden_layers = {blocks.num_blocks}."
+        )
+    return [f"Left out: {blocks.num_extra} multi-token-prediction block(s) behind the decoder's."]
+
+
+def write_config(config: Mapping[str, Any], path: Path) -> None:
+    """Write a `config.json`.
+
+    Raises:
+        OSError: writing failed.
+    """
+    path.write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
+
+
+def _refuse_unknown_lists(
+    config: Mapping[str, Any], depth: int, changes: Changes, model: str
+) -> None:
+    for name, value in config.items():
+        harmless = name in changes or name.endswith(_TOKEN_FIELDS) or depth == 1
+        if isinstance(value, list) and len(value) == depth and not harmless:
+            raise UnsupportedModelError(
+                f"{model}: config.json field {name!r} is a list as long as the model is deep, and "
+                "bequest does not know whether it holds one entry a block."
+            )
+
+
+def _compare(source: Any, result: Any, changes: Changes, model: str) -> None:
+    """Check that transformers reads the new configuration as the old one, but for the changes."""
+    before, after = source.to_dict(), result.to_dict()
+    expected = {**before, **{k: v for k, v in changes.items() if v is not REMOVED}}
+    free = {name for name, value in changes.items() if value is REMOVED}
+    for name in sorted(before.keys() | after.keys()):
+        if name in free or name.removeprefix("_") in free:
+            continue
+        # By their text, because a NaN does not even equal itself.
+        if repr(expected.get(name)) != repr(after.get(name)):
+            raise UnsupportedModelError(
+                f"{model}: with other blocks, transformers reads config.json field {name!r} as "
+                f"{after.get(name)!r} instead of {expected.get(name)!r}; bequest cannot cut this model."
+            )

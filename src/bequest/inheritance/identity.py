@@ -1,0 +1,107 @@
+"""Is every block of the result the block it was? Compared module by module, on the meta device.
+
+Weights decide only half of what a block computes. The rest is in what its constructor derived from
+the configuration and the block's number: its kind of attention, its window, whether it rotates, its
+scaling. Both models are built without memory and the two blocks' modules compared, so that math that
+depends on the number of a block is found even where no fact in `architectures` names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from bequest.errors import UnsupportedModelError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_NUMBERS_OF_BLOCK = {"layer_idx", "layer_id", "layer_index", "layer_number", "block_idx"}
+"""Attributes that only tell a block its place, for the key-value cache."""
+_STATE_OF_LOADING = {"_is_hf_initialized"}
+"""Attributes that tell how a model was loaded, not what it computes."""
+_SIMPLE = (bool, int, float, str, type(None))
+
+
+def build_on_meta(config: Any, *, trust_remote_code: bool = False) -> nn.Module:
+    """Build a causal language model without memory for its parameters.
+
+    Args:
+        config: a transformers configuration.
+        trust_remote_code: build it by the code of its own that the configuration names.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model: nn.Module = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, trust_remote_code=trust_remote_code
+        )
+    return model
+
+
+def find_block_modules(model: nn.Module, prefix: str) -> nn.ModuleList:
+    """Return a model's list of blocks by the name it has in a checkpoint's keys.
+
+    Args:
+        model: a causal language model.
+        prefix: such as "model.layers." or, from a headless checkpoint, "h.".
+
+    Raises:
+        UnsupportedModelError: no list of modules has that name.
+    """
+    from torch import nn
+
+    wanted = f".{prefix.rstrip('.')}"
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and f".{name}".endswith(wanted):
+            return module
+    raise UnsupportedModelError(
+        f"{type(model).__name__} has no list of blocks called {prefix.rstrip('.')!r}."
+    )
+
+
+def compare_blocks(
+    source: nn.ModuleList, result: nn.ModuleList, selection: Sequence[int], *, model: str
+) -> None:
+    """Raise unless each block of the result is built as the block it comes from.
+
+    Args:
+        source: all blocks of the source model, weights or none.
+        result: the blocks of the result.
+        selection: for each block of the result, its number in the source.
+        model: the source's name, for messages.
+
+    Raises:
+        UnsupportedModelError: a block would compute something else than in the source.
+    """
+    for new, old in enumerate(selection):
+        before, after = _signature(source[old]), _signature(result[new])
+        for key in sorted(before.keys() | after.keys()):
+            if before.get(key) != after.get(key):
+                raise UnsupportedModelError(
+                    f"{model}: block {old} would be another one as block {new}: its {key} depends "
+                    f"on the block's number ({before.get(key)!r} there, {after.get(key)!r} here)."
+                )
+
+
+def _signature(block: nn.Module) -> dict[str, Any]:
+    from torch import nn
+
+    facts: dict[str, Any] = {}
+    ignored = vars(nn.Module()).keys() | _NUMBERS_OF_BLOCK | _STATE_OF_LOADING
+    for path, module in block.named_modules():
+        place = f"{path}." if path else ""
+        facts[f"{place}class"] = type(module).__qualname__
+        for name, value in vars(module).items():
+            if name not in ignored and _is_simple(value):
+                facts[f"{place}{name}"] = value
+    for name, tensor in (*block.named_parameters(), *block.named_buffers()):
+        facts[f"{name} (shape)"] = tuple(tensor.shape)
+    return facts
+
+
+def _is_simple(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(_is_simple(item) for item in value)
+    return isinstance(value, _SIMPLE)

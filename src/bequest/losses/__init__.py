@@ -1,0 +1,1 @@
+"""Per-token losses: the weighted linear cross-entropy and the one-pass engine."""

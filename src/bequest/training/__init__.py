@@ -1,0 +1,1 @@
+"""What touches the trainers of transformers and TRL, and changes with their versions."""

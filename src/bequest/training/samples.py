@@ -1,0 +1,117 @@
+"""A data set to fine-tune on: read from a file, a folder or the hub, written with its weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from bequest.checkpoints.whole_file import whole_file
+from bequest.errors import BequestError, InputError
+
+_BUILDERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def read_samples(data: str | Path | Dataset, *, split: str = "train") -> Dataset:
+    """Read a data set.
+
+    Args:
+        data: a `.json`, `.jsonl` or `.parquet` file; a folder of such files, or one that
+            `save_to_disk` wrote; a hub id; or a data set, which is returned as it is.
+        split: which of its parts, as `datasets` names it, such as "train" or "train[:1000]".
+
+    Raises:
+        InputError: there is nothing of that name, it cannot be read or holds no sample, or it is
+            streamed.
+    """
+    if isinstance(data, str | Path):
+        with _explained(f"data {data} cannot be read"):
+            read = _read(data, split)
+    else:
+        read = data
+    if not isinstance(read, Dataset):
+        raise InputError(
+            f"data is a {type(read).__name__}; give one split of a data set with rows that can be "
+            "counted (streaming=False)"
+        )
+    if not len(read):
+        raise InputError("data holds no sample; give at least one")
+    return read
+
+
+def write_weighted(
+    path: Path, samples: Dataset, name: str, values: Sequence[NDArray[np.float32]]
+) -> None:
+    """Write a data set with one more column, whole or not at all.
+
+    Args:
+        path: a file whose name ends in `.parquet` or `.jsonl`; it is replaced if it exists.
+        samples: the N samples.
+        name: of the column.
+        values: N numbers or arrays.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    weighted = samples.add_column(name, [value.tolist() for value in values])
+    with progress_bars(False), whole_file(path) as file:
+        weighted.to_parquet(file) if path.suffix == ".parquet" else weighted.to_json(file)
+
+
+def _read(data: str | Path, split: str) -> Any:
+    path = Path(data).expanduser()
+    with progress_bars(False):
+        if path.is_file():
+            if path.suffix not in _BUILDERS:
+                raise InputError(
+                    f"data {data} is no file of {', '.join(_BUILDERS)}; convert it, or name another"
+                )
+            builder = _BUILDERS[path.suffix]
+            return datasets.load_dataset(builder, data_files=str(path), split=split)
+        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+            saved = datasets.load_from_disk(str(path))
+            if isinstance(saved, datasets.DatasetDict):
+                if split not in saved:
+                    raise InputError(
+                        f"split is {split!r}, but data {data} has {', '.join(saved)}; choose one"
+                    )
+                return saved[split]
+            return saved
+        if not path.is_dir() and (
+            isinstance(data, Path) or path.suffix in _BUILDERS or not _HUB_ID.fullmatch(data)
+        ):
+            raise InputError(f"data {data} does not exist; name a file, a folder or a hub id")
+        return datasets.load_dataset(str(path) if path.is_dir() else str(data), split=split)
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Turn whatever the data library raises into one sentence."""
+    try:
+        yield
+    except (BequestError, MemoryError):
+        raise
+    except Exception as error:  # Readers, the hub's client and Arrow raise kinds of their own.
+        # What the library says last is the cause; what it wraps that in says nothing.
+        cause = error.__cause__ or error
+        lines = str(cause).splitlines() or [type(cause).__name__]
+        raise InputError(f"{what}: {lines[0].rstrip('.')}") from error
+
+
+@contextmanager
+def progress_bars(shown: bool) -> Iterator[None]:
+    """Show the bars of `datasets` inside, or hide them."""
+    hidden = datasets.are_progress_bars_disabled()
+    datasets.enable_progress_bars() if shown else datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.disable_progress_bars() if hidden else datasets.enable_progress_bars()
