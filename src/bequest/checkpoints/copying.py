@@ -32,9 +32,7 @@ def copy_range(
     """
     done = 0
     while done < count:
-        moved = _copy_some(source, start + done, target, offset + done, count - done)
-        if moved == 0:
-            raise OSError(errno.EIO, "the source file ended early: it changed while it was read")
+        moved = _require_some(_copy_some(source, start + done, target, offset + done, count - done))
         done += moved
         progress(moved)
 
@@ -50,6 +48,26 @@ def _copy_some(source: int, start: int, target: int, offset: int, count: int) ->
     data = os.pread(source, min(count, _CHUNK_BYTES), start)
     write_all(target, data, offset)
     return len(data)
+
+
+def read_into(source: int, room: memoryview, start: int) -> int:
+    """Read from an open file into memory, and return how many bytes came.
+
+    Args:
+        source: file descriptor, open for reading.
+        room: where the bytes go; not all of it need be filled.
+        start: first byte to read.
+
+    Raises:
+        OSError: reading failed; `EIO` if the file ends before `start`.
+    """
+    return _require_some(os.preadv(source, [room], start))
+
+
+def _require_some(count: int) -> int:
+    if count == 0:
+        raise OSError(errno.EIO, "the source file ended early: it changed while it was read")
+    return count
 
 
 def write_all(target: int, data: bytes | memoryview, offset: int) -> None:

@@ -23,8 +23,9 @@ import numpy.typing as npt
 
 from bequest.checkpoints import dtypes
 from bequest.checkpoints.checkpoint import SAFETENSORS, SAFETENSORS_INDEX
-from bequest.checkpoints.copying import Progress, copy_range, write_all
+from bequest.checkpoints.copying import Progress
 from bequest.checkpoints.header import TensorEntry, encode_header
+from bequest.checkpoints.output_file import OutputFile, create_output, writes_past_cache
 from bequest.errors import InputError
 
 _CONVERTED_ELEMENTS = 1 << 20
@@ -161,6 +162,7 @@ def write_shards(
 
     Memory is bounded by a constant, whatever the model's size. Two files are copied and flushed to
     the disk at a time: one copy is held up by the kernel's work on a single core, not by the disk.
+    Large results go past the page cache (see `output_file`).
 
     Args:
         shards: from `plan_shards`.
@@ -171,6 +173,7 @@ def write_shards(
     Raises:
         OSError: reading or writing failed.
     """
+    past_cache = writes_past_cache(sum(shard.num_bytes for shard in shards))
     stop, turn = threading.Event(), threading.Lock()
 
     def report(count: int) -> None:
@@ -180,7 +183,10 @@ def write_shards(
             progress(count)
 
     with ThreadPoolExecutor(max_workers=_FILES_AT_A_TIME) as pool:
-        files = [pool.submit(_write_shard, s, folder / s.file_name, report) for s in shards]
+        files = [
+            pool.submit(_write_shard, s, folder / s.file_name, report, past_cache=past_cache)
+            for s in shards
+        ]
         try:
             for file in as_completed(files):
                 file.result()
@@ -191,13 +197,15 @@ def write_shards(
     write_index(shards, folder)
 
 
-def _write_shard(shard: Shard[PlannedTensor], path: Path, progress: Progress) -> None:
+def _write_shard(
+    shard: Shard[PlannedTensor], path: Path, progress: Progress, *, past_cache: bool
+) -> None:
+    header = shard.header
+    num_bytes = len(header) + shard.num_bytes
     with ExitStack() as stack:
-        target = stack.enter_context(path.open("xb", buffering=0)).fileno()
-        header = shard.header
-        write_all(target, header, 0)
+        target = stack.enter_context(create_output(path, num_bytes, past_cache=past_cache))
+        target.write(header)
         open_files: dict[Path, int] = {}
-        offset = len(header)
         for run in _runs(shard.tensors):
             count = sum(tensor.num_bytes for tensor in run)
             first = run[0].source
@@ -206,16 +214,14 @@ def _write_shard(shard: Shard[PlannedTensor], path: Path, progress: Progress) ->
                     file = stack.enter_context(first.file.open("rb", buffering=0))
                     open_files[first.file] = file.fileno()
                 if first.dtype == run[0].dtype:
-                    copy_range(open_files[first.file], first.start, target, offset, count, progress)
+                    target.copy(open_files[first.file], first.start, count, progress)
                 else:
-                    _convert(open_files[first.file], first, run[0].dtype, target, offset, progress)
+                    _convert(open_files[first.file], first, run[0].dtype, target, progress)
             else:
                 with _MAKING:
                     values = first()
-                write_all(target, np.ascontiguousarray(values).tobytes(), offset)
+                target.write(np.ascontiguousarray(values).tobytes())
                 progress(count)
-            offset += count
-        os.fsync(target)
 
 
 def _runs(tensors: Iterable[PlannedTensor]) -> Iterator[list[PlannedTensor]]:
@@ -239,14 +245,14 @@ def _runs(tensors: Iterable[PlannedTensor]) -> Iterator[list[PlannedTensor]]:
 
 
 def _convert(
-    source: int, entry: TensorEntry, dtype: str, target: int, offset: int, progress: Progress
+    source: int, entry: TensorEntry, dtype: str, target: OutputFile, progress: Progress
 ) -> None:
     stored = dtypes.numpy_dtype(entry.dtype)
     for first in range(0, entry.num_elements, _CONVERTED_ELEMENTS):
         count = min(_CONVERTED_ELEMENTS, entry.num_elements - first)
         data = os.pread(source, count * stored.itemsize, entry.start + first * stored.itemsize)
         converted = dtypes.convert(np.frombuffer(data, stored), entry.dtype, dtype)
-        write_all(target, converted.tobytes(), offset + first * converted.itemsize)
+        target.write(converted.tobytes())
         progress(converted.nbytes)
 
 
