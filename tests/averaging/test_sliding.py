@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -194,3 +195,52 @@ def test_search_refuses(
     with pytest.raises(BequestError, match=said):
         search(config(run, tmp_path / "out", **fields), evaluate=loss, **options)
     assert not list(tmp_path.iterdir())
+
+
+class BrokenError(Exception):
+    """Stands for whatever ends a process."""
+
+
+@pytest.mark.parametrize("manner", ["kept", "discarded", "search"])
+def test_a_broken_off_evaluation_goes_on(run: Path, tmp_path: Path, manner: str) -> None:
+    def go(evaluate: Callable[[Path], float], evaluation: str | None) -> object:
+        asked = config(run, tmp_path / "out", **({} if manner == "search" else {"window": 2}))
+        if manner == "search":
+            found = search(asked, windows=(1, 2, 3), evaluate=evaluate, evaluation=evaluation)
+            return found.trials, found.best
+        kept = manner == "kept"
+        made = slide(asked, evaluate=evaluate, evaluation=evaluation, keep=kept)
+        return made.raw, made.averaged
+
+    calls: list[Path] = []
+
+    def counted(folder: Path) -> float:
+        if len(calls) == 3:
+            raise BrokenError
+        calls.append(folder)
+        return loss(folder)
+
+    for _ in range(2):  # without a name of the text nothing is remembered
+        calls.clear()
+        with pytest.raises(BrokenError):
+            go(counted, None)
+        assert list(tmp_path.iterdir()) == []
+    calls.clear()
+    with pytest.raises(BrokenError):
+        go(counted, "text")
+    (left,) = tmp_path.iterdir()
+    with left.open("a") as file:
+        file.write('{"key": "half a li')
+    again: list[Path] = []
+
+    def rest(folder: Path) -> float:
+        again.append(folder)
+        return loss(folder)
+
+    resumed = go(rest, "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    shutil.rmtree(tmp_path / "out")
+    once = len(again) + 3
+    again.clear()
+    assert go(rest, "other text") == resumed
+    assert len(again) == once

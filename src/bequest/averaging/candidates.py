@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,14 +13,12 @@ from tqdm import tqdm
 from bequest.averaging.alike import Member
 from bequest.averaging.average import AverageConfig, complete_checkpoints
 from bequest.averaging.build import verify, without_bad, write_small_files
+from bequest.averaging.measured import MeasuredLosses
 from bequest.averaging.plan import AveragePlan, plan_of
 from bequest.averaging.streaming import NonFiniteError, write_averages
 from bequest.checkpoints.formats import MODEL_CONFIG, open_weights
 from bequest.checkpoints.publish import scratch_folder
 from bequest.errors import CheckpointError, InputError
-
-Evaluate = Callable[[Path], float]
-"""Gives a model folder's loss on held-out text, in bits per byte."""
 
 METRIC = "bits per byte"
 
@@ -78,7 +76,7 @@ def make_candidate(
 
 
 def raw_candidate(candidate: Candidate, config: AverageConfig) -> Candidate:
-    """Plan a copy of a candidate's newest member alone, for checkpoints that are no model folders."""
+    """Plan a copy of a candidate's newest member alone."""
     plan = candidate.plan
     alone = dataclasses.replace(plan.mixture, coefficients="uniform", blend=1.0, exclude=())
     name = f"raw-{candidate.name}"
@@ -123,21 +121,35 @@ def write_candidates(
 
 
 def measure(
-    candidates: Sequence[Candidate], target: Path, evaluate: Evaluate, *, progress: bool
+    candidates: Sequence[Candidate], target: Path, losses: MeasuredLosses, *, progress: bool
 ) -> Iterator[tuple[Candidate, float]]:
     """Write averages for the time of their evaluation, as many at once as the disk has room for.
 
     Args:
         candidates: made from the same opened members.
         target: the folder beside which they lie for that time.
-        evaluate: gives a folder's loss.
+        losses: measures them, and knows what was measured before.
         progress: show bars.
 
     Yields:
         Each candidate and its loss.
     """
-    left = list(candidates)
-    bar = tqdm(total=len(left), desc="evaluate", unit="model", disable=not progress, leave=False)
+    left = []
+    for candidate in candidates:
+        known = losses.known(candidate.plan)
+        if known is None:
+            left.append(candidate)
+        else:
+            yield candidate, known
+    done = len(candidates) - len(left)
+    bar = tqdm(
+        total=len(candidates),
+        initial=done,
+        desc="evaluate",
+        unit="model",
+        disable=not progress,
+        leave=False,
+    )
     with bar:
         while left:
             with scratch_folder(target) as scratch:
@@ -146,8 +158,9 @@ def measure(
                 count = max(1, min(len(left), room // left[0].plan.num_bytes))
                 group, left = left[:count], left[count:]
                 for candidate in write_candidates(group, scratch, progress=progress):
-                    yield candidate, evaluate(scratch / candidate.name)
-                    shutil.rmtree(scratch / candidate.name)
+                    folder = scratch / candidate.name
+                    yield candidate, losses.measure(candidate.plan, folder)
+                    shutil.rmtree(folder)
                     bar.update()
 
 

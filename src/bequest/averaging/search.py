@@ -11,12 +11,12 @@ from bequest.averaging.build import build
 from bequest.averaging.candidates import (
     METRIC,
     Candidate,
-    Evaluate,
     make_candidate,
     measure,
     open_run,
     require_models,
 )
+from bequest.averaging.measured import Evaluate, MeasuredLosses
 from bequest.averaging.plan import AveragePlan
 from bequest.averaging.trajectory import Window, listed
 from bequest.checkpoints.publish import check_target
@@ -63,6 +63,7 @@ def search(
     windows: Sequence[int] = DEFAULT_WINDOWS,
     spacings: Sequence[int] | None = None,
     evaluate: Evaluate,
+    evaluation: str | None = None,
     progress: bool = False,
 ) -> Search:
     """Evaluate every window that the run's checkpoints allow, and write the best average.
@@ -76,6 +77,7 @@ def search(
         spacings: steps between members to try; None tries the distance between the last two
             checkpoints, and its doubles.
         evaluate: gives a folder's loss.
+        evaluation: what names the text that `evaluate` measures on, as for `slide`.
         progress: show bars.
 
     Raises:
@@ -106,7 +108,8 @@ def search(
         for picked, window in chosen.items()
     ]
     found: dict[str, tuple[Candidate, float]] = {}
-    for candidate, loss in measure(candidates, target, evaluate, progress=progress):
+    losses = MeasuredLosses(target, evaluate, evaluation)
+    for candidate, loss in measure(candidates, target, losses, progress=progress):
         found[candidate.name] = (candidate, loss)
     trials = tuple(
         Trial(window=window, steps=picked, loss=found[f"{len(picked)}-{window.spacing}"][1])
@@ -118,6 +121,7 @@ def search(
     plan = build(
         dataclasses.replace(winner, target=target), progress=progress, sections=_sections(trials)
     )
+    losses.forget()
     return Search(trials=trials, best=best, plan=plan, notes=(*notes, *plan.notes))
 
 

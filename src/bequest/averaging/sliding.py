@@ -10,7 +10,6 @@ from bequest.averaging.average import AverageConfig, require_out
 from bequest.averaging.candidates import (
     METRIC,
     Candidate,
-    Evaluate,
     make_candidate,
     measure,
     open_run,
@@ -18,6 +17,7 @@ from bequest.averaging.candidates import (
     require_models,
     write_candidates,
 )
+from bequest.averaging.measured import Evaluate, MeasuredLosses
 from bequest.averaging.trajectory import DEFAULT_WINDOW, Window, listed
 from bequest.checkpoints.lineage import command_line, describe_input, write_lineage
 from bequest.checkpoints.publish import check_target, require_space, staged_folder
@@ -71,6 +71,7 @@ def slide(
     config: AverageConfig,
     *,
     evaluate: Evaluate | None = None,
+    evaluation: str | None = None,
     keep: bool = True,
     progress: bool = False,
 ) -> Slide:
@@ -79,6 +80,8 @@ def slide(
     Args:
         config: run, folder to write, window, mixture; `end` is the last step.
         evaluate: gives a folder's loss; None evaluates nothing.
+        evaluation: what names the text that `evaluate` measures on, such as a hash of it: the same
+            call then takes up the losses of one that was broken off. None measures all anew.
         keep: write each average to `OUT/step-N`; otherwise they are only evaluated.
         progress: show bars.
 
@@ -114,9 +117,10 @@ def slide(
         if keep:
             candidates = write_candidates(candidates, staging, progress=progress)
         losses: dict[str, float] = {}
-        if evaluate is not None:
+        measured = None if evaluate is None else MeasuredLosses(target, evaluate, evaluation)
+        if measured is not None:
             losses = _losses(
-                candidates, staging if keep else None, target, config, evaluate, progress=progress
+                candidates, staging if keep else None, target, config, measured, progress=progress
             )
         made = _slide(target, candidates, losses, notes)
         write_results(staging, command_line(), made.sections())
@@ -131,6 +135,8 @@ def slide(
             outputs=[path for path in staging.iterdir() if path.is_file()],
             full_hash=False,
         )
+    if measured is not None:
+        measured.forget()
     return made
 
 
@@ -139,7 +145,7 @@ def _losses(
     kept: Path | None,
     target: Path,
     config: AverageConfig,
-    evaluate: Evaluate,
+    measured: MeasuredLosses,
     *,
     progress: bool,
 ) -> dict[str, float]:
@@ -150,14 +156,15 @@ def _losses(
         newest = candidate.plan.members[-1].weights
         if newest.format != "model":
             temporary.append(raw_candidate(candidate, config))
-    for candidate, loss in measure(temporary, target, evaluate, progress=progress):
+    for candidate, loss in measure(temporary, target, measured, progress=progress):
         losses[candidate.name] = loss
     for candidate in candidates:
         if f"raw-{candidate.name}" not in losses:
             folder = candidate.plan.members[-1].weights.location.folder
-            losses[f"raw-{candidate.name}"] = evaluate(folder)
+            raw = raw_candidate(candidate, config).plan
+            losses[f"raw-{candidate.name}"] = measured.measure(raw, folder)
         if kept is not None:
-            losses[candidate.name] = evaluate(kept / candidate.name)
+            losses[candidate.name] = measured.measure(candidate.plan, kept / candidate.name)
     return losses
 
 

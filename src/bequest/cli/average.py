@@ -108,8 +108,13 @@ class _Show:
 def _slide(config: AverageConfig, show: _Show) -> int:
     from bequest.averaging.sliding import slide
 
+    evaluate = _evaluator(config)
     made = slide(
-        config, evaluate=_evaluator(config), keep=not config.discard, progress=show.progress
+        config,
+        evaluate=evaluate,
+        evaluation=None if evaluate is None else evaluate.fingerprint,
+        keep=not config.discard,
+        progress=show.progress,
     )
     show.sections(made.sections(), [*made.notes, show.written(made.target)])
     return 0
@@ -126,6 +131,7 @@ def _search(config: AverageConfig, show: _Show) -> int:
         windows=_numbers("windows", config.windows) or DEFAULT_WINDOWS,
         spacings=_numbers("spacings", config.spacings),
         evaluate=evaluate,
+        evaluation=evaluate.fingerprint,
         progress=show.progress,
     )
     window = found.best.window

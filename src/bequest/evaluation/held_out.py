@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +59,11 @@ class HeldOutText:
 
     def __init__(self, path: str | Path) -> None:
         self.texts = read_texts(path)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the texts."""
+        return hashlib.sha256(json.dumps(self.texts).encode()).hexdigest()
 
     def __call__(self, folder: Path) -> float:
         """Return the bits per byte of the texts under a causal language model.
