@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from transformers import (
     LlamaForCausalLM,
     Trainer,
     TrainerCallback,
+    TrainerState,
     TrainingArguments,
 )
 
@@ -29,6 +31,7 @@ from bequest.averaging.recipes import (
     StochasticWeightAverage,
 )
 from bequest.errors import CheckpointError, InputError
+from bequest.training import averaging_callback
 from bequest.training.averaging_callback import WeightAveragingCallback
 
 RECIPES: dict[str, Recipe] = {
@@ -383,3 +386,37 @@ def word_tokenizer() -> Any:
 def test_no_recipe_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="recipes is empty"):
         WeightAveragingCallback(trainer_for(tmp_path, None))
+
+
+def _trainer_that_says(**said: Any) -> Any:
+    """Stands for a trainer that needs hardware or packages which a test machine lacks."""
+    facts: dict[str, Any] = {"is_deepspeed_enabled": False, "is_fsdp_enabled": False} | said
+    return SimpleNamespace(**facts)
+
+
+def _fsdp(version: int, state_dict_type: str) -> Any:
+    plugin = SimpleNamespace(fsdp_version=version, state_dict_type=state_dict_type)
+    accelerator = SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin))
+    return _trainer_that_says(is_fsdp_enabled=True, accelerator=accelerator)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "searches", "message"),
+    [
+        (_trainer_that_says(is_deepspeed_enabled=True), False, "runs DeepSpeed.*use FSDP2"),
+        (_trainer_that_says(), True, "searches hyperparameters"),
+        (_fsdp(1, "FULL_STATE_DICT"), False, "fsdp_version is 1"),
+        (_fsdp(2, "SHARDED_STATE_DICT"), False, "state_dict_type of FSDP is SHARDED_STATE_DICT"),
+        (_fsdp(2, "FULL_STATE_DICT"), False, None),
+        (_trainer_that_says(), False, None),
+    ],
+)
+def test_what_cannot_be_averaged_is_refused(
+    trainer: Any, searches: bool, message: str | None
+) -> None:
+    state = TrainerState(is_hyper_param_search=searches)
+    if message is None:
+        averaging_callback._refuse_unsupported(trainer, state, save_averaged=True)
+    else:
+        with pytest.raises(InputError, match=message):
+            averaging_callback._refuse_unsupported(trainer, state, save_averaged=True)
