@@ -12,10 +12,19 @@ import argparse
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import page
+from benchmarks.frame import (
+    SMOLLM2,
+    comparison,
+    mergekit_or_why_not,
+    options,
+    preparation,
+    publish,
+)
 from benchmarks.harness import (
     ROOT,
     SCRATCH,
@@ -27,10 +36,9 @@ from benchmarks.harness import (
     run_in_turn,
 )
 from benchmarks.memory import MemoryPeaks, watch
-from benchmarks.mergekit import VERSION, mergekit_command
+from benchmarks.mergekit import VERSION
 from benchmarks.outputs import count_parameters
 
-SMOLLM2 = ROOT / ".cache" / "assets" / "SmolLM2-135M-Instruct"
 WORKPLACE = SCRATCH / "average"
 MEMBERS = 5
 ENVIRONMENT = {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "HF_HUB_OFFLINE": "1"}
@@ -175,19 +183,6 @@ def _section(
     mergekit: str | BenchmarkError,
     memory: MemoryPeaks,
 ) -> str:
-    rows = [
-        [
-            name,
-            page.seconds(runs),
-            page.seconds(runs, flushed=True),
-            page.cpu_seconds(runs),
-            page.peak_megabytes(runs),
-        ]
-        for name, runs in measured.items()
-    ]
-    if isinstance(mergekit, BenchmarkError):
-        rows.append([f"mergekit {VERSION} linear", str(mergekit), "", "", ""])
-    warm = min(run.resident for runs in measured.values() for run in runs)
     size = sum(f.stat().st_size for m in case.folders for f in m.glob("*.safetensors"))
     return "\n".join(
         [
@@ -196,48 +191,30 @@ def _section(
             f"{count_parameters(case.reference):,} parameters; "
             f"{len(next(iter(measured.values())))} runs of each, in turn, after one that is not "
             "counted. Every output was checked: that of `bequest average` in every bit against the "
-            "float64 mean, the others to what their narrower sums lose. Interpreter start and "
-            "imports count. Before each run the checkpoints were read into the page cache (at least "
-            f"{100 * warm:.1f} % of them were there) and everything pending was written out. "
-            '"Until on the disk" adds `sync -f` after the command; `bequest average` flushes what it '
-            "wrote before it names it, so that its seconds contain that already. Of its memory "
+            "float64 mean, the others to what their narrower sums lose. "
+            f"{preparation(measured, 'bequest average')} Of its memory "
             f"{digits(memory.anonymous_bytes / 1e6)} MB were anonymous, read every 5 ms.\n",
-            page.table(
-                ["", "seconds", "until on the disk", "user + system", "peak memory, MB"], rows
-            ),
+            comparison(measured, {f"mergekit {VERSION} linear": mergekit}),
         ]
     )
 
 
 def main() -> int:
     """Measure what is asked for and write or print the sections."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.average")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser = options("benchmarks.average", ["real", "random"])
     parser.add_argument("--set", type=float, default=10.5, help="GB of the random checkpoints")
-    parser.add_argument("--only", choices=["real", "random"])
-    parser.add_argument("--no-mergekit", action="store_true", help="a quick look without it")
-    parser.add_argument("--print", action="store_true", help="print instead of writing RESULTS.md")
     asked = parser.parse_args()
-    if not SMOLLM2.exists():
-        print(f"{SMOLLM2} is not there; run `make assets`", file=sys.stderr)
-        return 2
-    try:
-        for case in _cases(asked):
-            remove(WORKPLACE)
-            WORKPLACE.mkdir(parents=True)
-            case.make()
-            body, _ = measure(case, asked.repeats, _mergekit(asked))
-            title = f"Averaging a run: {case.what}"
-            if asked.print:
-                print(f"\n## {title}\n\n{body}")
-            else:
-                page.write_section(f"average-{case.name}", title, body)
-    except (BenchmarkError, subprocess.CalledProcessError) as error:
-        print(f"benchmarks.average: {error}", file=sys.stderr)
-        return 1
-    finally:
+    return publish("benchmarks.average", asked, WORKPLACE, _sections(asked))
+
+
+def _sections(asked: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
+    mergekit = mergekit_or_why_not(asked)
+    for case in _cases(asked):
+        case.make()
+        body, _ = measure(case, asked.repeats, mergekit)
+        yield f"average-{case.name}", f"Averaging a run: {case.what}", body
         remove(WORKPLACE)
-    return 0
+        WORKPLACE.mkdir(parents=True)
 
 
 def _cases(asked: argparse.Namespace) -> list[Case]:
@@ -254,15 +231,6 @@ def _cases(asked: argparse.Namespace) -> list[Case]:
         made_from=("random", str(asked.set)),
     )
     return [case for case in (real, random) if asked.only in (None, case.name)]
-
-
-def _mergekit(asked: argparse.Namespace) -> str | BenchmarkError:
-    if asked.no_mergekit:
-        return BenchmarkError("left out")
-    try:
-        return mergekit_command()
-    except BenchmarkError as error:
-        return error
 
 
 if __name__ == "__main__":

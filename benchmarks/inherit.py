@@ -12,13 +12,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
-import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import page
+from benchmarks.frame import (
+    SMOLLM2,
+    comparison,
+    mergekit_or_why_not,
+    options,
+    preparation,
+    publish,
+)
 from benchmarks.harness import (
     ROOT,
     SCRATCH,
@@ -31,11 +38,10 @@ from benchmarks.harness import (
     run_once,
 )
 from benchmarks.memory import MemoryPeaks, watch
-from benchmarks.mergekit import VERSION, mergekit_command, write_passthrough
+from benchmarks.mergekit import VERSION, write_passthrough
 from benchmarks.outputs import check_first_blocks, count_parameters, stored_tensors
 from benchmarks.synthetic import synthetic_of, write_synthetic
 
-SMOLLM2 = ROOT / ".cache" / "assets" / "SmolLM2-135M-Instruct"
 WORKPLACE = SCRATCH / "inherit"
 ENVIRONMENT = {"PYTHONPATH": str(ROOT / "src"), "HF_HUB_OFFLINE": "1"}
 
@@ -163,20 +169,6 @@ def _section(
     mergekit: str | BenchmarkError,
     phases: dict[str, float],
 ) -> str:
-    rows = [
-        [
-            name,
-            page.seconds(runs),
-            page.seconds(runs, flushed=True),
-            page.cpu_seconds(runs),
-            page.peak_megabytes(runs),
-        ]
-        for name, runs in measured.items()
-    ]
-    if isinstance(mergekit, BenchmarkError):
-        rows.append([f"mergekit {VERSION} passthrough", str(mergekit), "", "", ""])
-    columns = ["", "seconds", "until on the disk", "user + system", "peak memory, MB"]
-    warm = min(run.resident for runs in measured.values() for run in runs)
     kept = sum(tensor.num_bytes for tensor in stored_tensors(case.reference).values())
     repeats = len(next(iter(measured.values())))
     return "\n".join(
@@ -185,11 +177,8 @@ def _section(
             f"Kept: the first {case.layers} blocks, {count_parameters(case.reference):,} parameters, "
             f"{kept / 1e9:.2f} GB. {repeats} runs of each, in turn, after one that is not counted. "
             "Each output was checked: its depth, its keys, and every byte against the source. "
-            "Interpreter start and imports count. Before each run its input was read into the page "
-            f"cache (at least {100 * warm:.1f} % of it was there) and everything pending was written "
-            'out. "Until on the disk" adds `sync -f` after the command; `bequest inherit` flushes '
-            "what it wrote before it names it, so that its seconds contain that already.\n",
-            page.table(columns, rows),
+            f"{preparation(measured, 'bequest inherit')}\n",
+            comparison(measured, {f"mergekit {VERSION} passthrough": mergekit}),
             _phase_table(phases),
         ]
     )
@@ -241,57 +230,37 @@ def _memory_section(memory: dict[str, MemoryPeaks]) -> str:
 
 def main() -> int:
     """Measure what is asked for and write or print the sections."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.inherit")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser = options("benchmarks.inherit", ["real", "synthetic"])
     parser.add_argument("--written", type=float, default=8.0, help="GB of the synthetic result")
-    parser.add_argument("--only", choices=["real", "synthetic"])
-    parser.add_argument("--no-mergekit", action="store_true", help="a quick look without it")
-    parser.add_argument("--print", action="store_true", help="print instead of writing RESULTS.md")
     asked = parser.parse_args()
-    if not SMOLLM2.exists():
-        print(f"{SMOLLM2} is not there; run `make assets`", file=sys.stderr)
-        return 2
-    # Many gigabytes must not stay behind when a time limit ends this.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    remove(WORKPLACE)
-    WORKPLACE.mkdir(parents=True)
-    try:
-        run(asked)
-    except (BenchmarkError, subprocess.CalledProcessError) as error:
-        print(f"benchmarks.inherit: {error}", file=sys.stderr)
-        return 1
-    finally:
-        remove(WORKPLACE)
-    return 0
+    return publish("benchmarks.inherit", asked, WORKPLACE, _sections(asked))
 
 
-def run(asked: argparse.Namespace) -> None:
-    """Measure the cases that were asked for, each with its files gone before the next."""
-    mergekit: str | BenchmarkError
-    try:
-        if asked.no_mergekit:
-            raise BenchmarkError("left out")
-        mergekit = mergekit_command()
-    except BenchmarkError as error:
-        mergekit = error
-    sections: dict[str, tuple[str, str]] = {}
+def _sections(asked: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
+    mergekit = mergekit_or_why_not(asked)
     memory: dict[str, MemoryPeaks] = {}
+    for case in _cases(asked):
+        body, memory[case.what] = measure(case, asked.repeats, mergekit)
+        yield f"inherit-{case.name}", f"Cutting a model: {case.what}", body
+    if len(memory) > 1:
+        yield "inherit-memory", "Memory of `bequest inherit`", _memory_section(memory)
+
+
+def _cases(asked: argparse.Namespace) -> Iterator[Case]:
     if asked.only != "synthetic":
-        case = Case(
+        yield Case(
             name="real",
             what="SmolLM2-135M, float32, 15 of 30 blocks",
             source=SMOLLM2,
             layers=15,
             dtype="float32",
         )
-        body, memory[case.what] = measure(case, asked.repeats, mergekit)
-        sections[f"inherit-{case.name}"] = (f"Cutting a model: {case.what}", body)
     if asked.only != "real":
         shape = synthetic_of(asked.written * 1e9)
         print(f"generating {shape.num_bytes / 1e9:.2f} GB", flush=True)
         write_synthetic(shape, WORKPLACE / "source", SMOLLM2)
         layers = shape.num_hidden_layers - 1
-        case = Case(
+        yield Case(
             name="synthetic",
             what=f"synthetic llama of {shape.num_bytes / 1e9:.1f} GB in {shape.num_shards} files, "
             f"bfloat16, {layers} of {shape.num_hidden_layers} blocks",
@@ -299,15 +268,6 @@ def run(asked: argparse.Namespace) -> None:
             layers=layers,
             dtype="bfloat16",
         )
-        body, memory[case.what] = measure(case, asked.repeats, mergekit)
-        sections[f"inherit-{case.name}"] = (f"Cutting a model: {case.what}", body)
-    if len(memory) > 1:
-        sections["inherit-memory"] = ("Memory of `bequest inherit`", _memory_section(memory))
-    for name, (title, body) in sections.items():
-        if asked.print:
-            print(f"\n## {title}\n\n{body}")
-        else:
-            page.write_section(name, title, body)
 
 
 if __name__ == "__main__":
