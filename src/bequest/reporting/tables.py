@@ -1,0 +1,135 @@
+"""Tables for the page: those of the results, and the numbers behind each picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bequest.reporting.numbers import in_full, is_number, shown
+from bequest.results import Section
+
+_MOST_ROWS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One cell as the page sets it."""
+
+    text: str
+    """What stands in it."""
+    full: str
+    """A number's digits in full, where the text has fewer; else ""."""
+    numeric: bool
+    """Whether it is set flush right."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table as the page sets it."""
+
+    columns: tuple[str, ...]
+    """Headings."""
+    rows: tuple[tuple[Cell, ...], ...]
+    """Cells."""
+    numeric: tuple[bool, ...]
+    """Whether a column holds numbers alone."""
+    heads: bool
+    """Whether the first cell of each row names the row."""
+    left_out: int = 0
+    """Rows that are not shown, because there are too many."""
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], most: int = _MOST_ROWS) -> Table:
+    """Lay a table out.
+
+    Args:
+        columns: headings.
+        rows: as many cells each.
+        most: rows to show.
+    """
+    made = tuple(tuple(map(_cell, row)) for row in rows[:most])
+    return Table(
+        columns=tuple(columns),
+        rows=made,
+        numeric=tuple(
+            any(is_number(row[at]) for row in rows)
+            and all(row[at] is None or is_number(row[at]) for row in rows)
+            for at in range(len(columns))
+        ),
+        heads=len(columns) > 1 and bool(rows) and all(isinstance(row[0], str) for row in rows),
+        left_out=max(0, len(rows) - most),
+    )
+
+
+def table_of(section: Section) -> Table:
+    """Lay out a table section."""
+    return table(section.data["columns"], section.data["rows"])
+
+
+def numbers_of(section: Section) -> Table:
+    """Lay out the numbers of a picture."""
+    columns, rows = _BEHIND[section.type](section.data)
+    return table(columns, rows, most=200)
+
+
+def _cell(value: Any) -> Cell:
+    text = shown(value)
+    full = in_full(value) if is_number(value) else ""
+    same = full.replace("-", "").removesuffix(".0") == text.replace(",", "").replace("\u2212", "")
+    return Cell(text=text, full="" if same else full, numeric=is_number(value))
+
+
+_Grid = tuple[list[str], list[list[Any]]]
+
+
+def _of_lines(data: Mapping[str, Any]) -> _Grid:
+    ends = any("interval" in one for one in data["series"])
+    columns = ["series", data["x_label"], data["y_label"], *(["from", "to"] if ends else [])]
+    rows = [
+        [one["name"], x, y, *(_ends(one.get("interval"), at) if ends else [])]
+        for one in data["series"]
+        for at, (x, y) in enumerate(zip(one["x"], one["y"], strict=True))
+    ]
+    return columns, rows
+
+
+def _of_scatter(data: Mapping[str, Any]) -> _Grid:
+    axes = [axis for axis in "xy" if any(f"{axis}_interval" in one for one in data["series"])]
+    columns = ["series", "point", data["x_label"], data["y_label"]]
+    columns += [f"{data[f'{axis}_label']}, {end}" for axis in axes for end in ("from", "to")]
+    rows = []
+    for one in data["series"]:
+        for at, (x, y) in enumerate(zip(one["x"], one["y"], strict=True)):
+            name = one["labels"][at] if "labels" in one else ""
+            ends = [end for axis in axes for end in _ends(one.get(f"{axis}_interval"), at)]
+            rows.append([one["name"], name, x, y, *ends])
+    return columns, rows
+
+
+def _ends(interval: Mapping[str, Any] | None, at: int) -> Iterator[float | None]:
+    yield from (interval["low"][at], interval["high"][at]) if interval else (None, None)
+
+
+def _of_histogram(data: Mapping[str, Any]) -> _Grid:
+    edges, series = data["edges"], data["series"]
+    columns = [f"{data['x_label']}: from", "to", *(one["name"] for one in series)]
+    rows = [
+        [edges[at], edges[at + 1], *(one["counts"][at] for one in series)]
+        for at in range(len(edges) - 1)
+    ]
+    return columns, rows
+
+
+def _of_heatmap(data: Mapping[str, Any]) -> _Grid:
+    columns = [f"{data['y_label']} \\ {data['x_label']}", *map(str, data["x"])]
+    rows = [[str(tick), *row] for tick, row in zip(data["y"], data["values"], strict=True)]
+    return columns, rows
+
+
+_BEHIND = {
+    "lines": _of_lines,
+    "scatter": _of_scatter,
+    "histogram": _of_histogram,
+    "heatmap": _of_heatmap,
+}
