@@ -9,6 +9,8 @@ from typing import Any, Literal
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from bequest.reporting import palette
 from bequest.reporting.heatmap import draw_heatmap, heatmap_height
@@ -98,8 +100,6 @@ def _label(axes: Axes, data: Mapping[str, Any], shape: Shape) -> None:
 
 
 def _make_logarithmic(axes: Axes, name: str) -> None:
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
     axis = axes.xaxis if name == "x" else axes.yaxis
     (axes.set_xscale if name == "x" else axes.set_yscale)("log")
     axis.set_major_formatter(FuncFormatter(lambda value, _position: shown(value)))
@@ -142,8 +142,6 @@ def _with_gaps(values: list[float | None]) -> list[float]:
 
 def _draw_histogram(axes: Axes, data: Mapping[str, Any], titles: HoverTitles) -> None:
     """The first series as bars, others as steps before them, so that all are seen."""
-    from matplotlib.patches import Rectangle
-
     edges = [float(edge) for edge in data["edges"]]
     for number, one in enumerate(data["series"]):
         colour = palette.series_colour(number)
@@ -163,6 +161,8 @@ def _draw_histogram(axes: Axes, data: Mapping[str, Any], titles: HoverTitles) ->
         bar = Rectangle((left, 0), right - left, top, linewidth=0, alpha=0, color=palette.INK)
         bar.set_gid(titles.name(f"{shown(left)} to {shown(right)}: {counts}"))
         axes.add_patch(bar)
+    if top >= 5 and any(type(count) is int for one in data["series"] for count in one["counts"]):
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(0, 1.06 * top)
     axes.margins(x=0.01)
 

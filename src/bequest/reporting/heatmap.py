@@ -14,6 +14,9 @@ from bequest.reporting.numbers import shown
 from bequest.reporting.points import HoverTitles
 
 _MOST_SINGLE_CELLS = 400
+_MOST_WRITTEN = 6
+"""Columns and rows up to which each cell's value is written in it."""
+_CENTRED: Mapping[str, Any] = {"ha": "center", "va": "center_baseline", "fontsize": 11}
 _MOST_TICKS = 24
 _LONGEST_TICK = 22
 
@@ -49,6 +52,9 @@ def draw_heatmap(axes: Axes, data: Mapping[str, Any], titles: HoverTitles) -> No
     low, high, diverging = limits(values)
     colours = palette.DIVERGING if diverging else palette.SEQUENTIAL
     by_shade: dict[int, list[tuple[int, int]]] = {}
+    written = len(x_ticks) <= _MOST_WRITTEN and len(y_ticks) <= _MOST_WRITTEN and all(
+        len(shown(value)) <= 6 for row in values for value in row
+    )
     single = len(x_ticks) * len(y_ticks) <= _MOST_SINGLE_CELLS
     for row, line in enumerate(values):
         for column, value in enumerate(line):
@@ -62,6 +68,9 @@ def draw_heatmap(axes: Axes, data: Mapping[str, Any], titles: HoverTitles) -> No
             where = f"{data['y_label']} {y_ticks[row]}, {data['x_label']} {x_ticks[column]}"
             cell.set_gid(titles.name(f"{where}: {shown(value)}"))
             axes.add_patch(cell)
+            if written:
+                ink = palette.PAPER if _is_strong(step, diverging) else palette.INK
+                axes.text(column + 0.5, row + 0.5, shown(value), color=ink, **_CENTRED)
     for step, cells in by_shade.items():
         axes.add_patch(PathPatch(_outline(cells), facecolor=colours[step], linewidth=0))
     axes.grid(visible=False)
@@ -73,6 +82,12 @@ def draw_heatmap(axes: Axes, data: Mapping[str, Any], titles: HoverTitles) -> No
     places, names = _ticks(x_ticks, room)
     axes.set_xticks(places, names, rotation=0 if _fits(names, room) else 60, ha="center")
     axes.set_yticks(*_ticks(y_ticks, 20 * _MOST_TICKS, height=20))
+
+
+def _is_strong(step: int, diverging: bool) -> bool:
+    """Say whether a shade is so far from the page's colour that only that can be read on it."""
+    middle = palette.NUM_STEPS // 2
+    return abs(step - middle) > middle // 2 if diverging else step > middle
 
 
 def _outline(cells: Sequence[tuple[int, int]]) -> Outline:

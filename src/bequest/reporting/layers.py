@@ -44,6 +44,19 @@ def place(nodes: Sequence[str], edges: Sequence[tuple[str, str]]) -> Placed:
     return Placed(tuple(map(tuple, rows)), tuple(paths), frozenset(bends))
 
 
+def components(nodes: Sequence[str], edges: Sequence[tuple[str, str]]) -> list[list[str]]:
+    """Part the nodes into groups that no edge joins, in the order of their first nodes."""
+    group = {node: [node] for node in nodes}
+    for start, end in edges:
+        one, other = group[start], group[end]
+        if one is not other:
+            one += other
+            group.update(dict.fromkeys(other, one))
+    seen = {id(part): part for node in nodes if (part := group[node])}
+    place_of = {node: at for at, node in enumerate(nodes)}
+    return [sorted(part, key=place_of.__getitem__) for part in seen.values()]
+
+
 def _ranks(nodes: Sequence[str], edges: Sequence[tuple[str, str]]) -> dict[str, int]:
     """Rank by the longest way from a node without inputs, which itself stands above its reader."""
     ranks = dict.fromkeys(nodes, 0)

@@ -10,10 +10,10 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from bequest.reporting.layers import place
+from bequest.reporting.layers import components, place
 from bequest.reporting.lineage_graph import LineageGraph, Model, Operation
 
-_BOX, _GAP_X, _GAP_Y, _BEND = 224.0, 28.0, 30.0, 18.0
+_WIDE, _BOX, _GAP_X, _GAP_Y, _BEND = 1000.0, 224.0, 28.0, 30.0, 18.0
 _NARROW, _LANE = 336.0, 13.0
 _LINE, _PAD = 17.0, 11.0
 _MOST_SETTINGS = 4
@@ -56,7 +56,7 @@ def draw_lineage(graph: LineageGraph, picture_id: str, label_id: str) -> dict[st
     edges = list(_edges(graph))
     return {
         "wide": _wide(graph, nodes, edges, f"{picture_id}-wide", label_id),
-        "narrow": _narrow(graph, nodes, edges, f"{picture_id}-narrow", label_id),
+        "narrow": _narrow(graph, edges, f"{picture_id}-narrow", label_id),
     }
 
 
@@ -101,33 +101,59 @@ def _wide(
     picture_id: str,
     label_id: str,
 ) -> Markup:
-    plan = place(nodes, edges)
+    """Each family of models by itself, side by side while there is room."""
     boxes = _boxes(graph, _BOX)
-    widths = [
-        sum(_BEND if node in plan.bends else _BOX for node in row) + _GAP_X * (len(row) - 1)
-        for row in plan.rows
-    ]
-    whole = max(*widths, _BOX)
     bends: dict[str, tuple[float, float, float]] = {}
-    y = 2.0
-    for row, width in zip(plan.rows, widths, strict=True):
-        x = 2 + (whole - width) / 2
-        height = max((boxes[node].height for node in row if node in boxes), default=0.0)
-        for node in row:
-            if node in plan.bends:
-                bends[node] = (x + _BEND / 2, y, y + height)
-                x += _BEND + _GAP_X
-                continue
-            box = boxes[node]
-            box.x, box.y = x, y + (height - box.height) / 2
-            x += box.width + _GAP_X
-        y += height + _GAP_Y
-    svg = _canvas(whole + 4, y - _GAP_Y + 2, "wide", picture_id, label_id)
-    for path in plan.paths:
+    paths: list[tuple[str, ...]] = []
+    x = y = height = whole = 0.0
+    for number, family in enumerate(components(nodes, edges)):
+        inside = [(one, other) for one, other in edges if one in family]
+        plan = place(family, inside)
+        width = max(map(_row_width, plan.rows))
+        if x and x + width > _WIDE:
+            x, y, height = 0.0, y + height + 1.6 * _GAP_Y, 0.0
+        # Bends are numbered within their family.
+        names = {bend: f"{number} {bend}" for bend in plan.bends}
+        rows = [[names.get(node, node) for node in row] for row in plan.rows]
+        paths += [tuple(names.get(node, node) for node in path) for path in plan.paths]
+        height = max(height, _set_rows(rows, boxes, bends, x + 2, y + 2, width))
+        x += width + 1.6 * _GAP_X
+        whole = max(whole, x - 1.6 * _GAP_X)
+    svg = _canvas(whole + 4, y + height + 4, "wide", picture_id, label_id)
+    for path in paths:
         _draw_edge(svg, list(_stations(path, boxes, bends)), picture_id)
     for box in boxes.values():
         _draw_box(svg, box)
     return _written(svg)
+
+
+def _row_width(row: Sequence[str]) -> float:
+    widths = [_BEND if node.startswith("bend ") else _BOX for node in row]
+    return sum(widths) + _GAP_X * (len(row) - 1)
+
+
+def _set_rows(
+    rows: Sequence[Sequence[str]],
+    boxes: Mapping[str, _Box],
+    bends: dict[str, tuple[float, float, float]],
+    left: float,
+    top: float,
+    whole: float,
+) -> float:
+    """Give every box of a family its place, each row in the middle; return the family's height."""
+    y = top
+    for row in rows:
+        widths = [boxes[node].width if node in boxes else _BEND for node in row]
+        x = left + (whole - sum(widths) - _GAP_X * (len(row) - 1)) / 2
+        height = max((boxes[node].height for node in row if node in boxes), default=0.0)
+        for node, width in zip(row, widths, strict=True):
+            if node in boxes:
+                boxes[node].x, boxes[node].y = x, y + (height - boxes[node].height) / 2
+            else:
+                bends[node] = (x + width / 2, y, y + height)
+            x += width + _GAP_X
+        y += height + _GAP_Y
+    return y - _GAP_Y - top
 
 
 def _stations(
@@ -155,13 +181,12 @@ def _draw_edge(svg: ET.Element, points: Sequence[tuple[float, float]], picture_i
 
 def _narrow(
     graph: LineageGraph,
-    nodes: Sequence[str],
     edges: Sequence[tuple[str, str]],
     picture_id: str,
     label_id: str,
 ) -> Markup:
     """One column; an edge that skips a box runs down a lane at the left."""
-    order = [node for row in place(nodes, edges).rows for node in row if not node.startswith("bend ")]
+    order = list(_reading_order(graph, edges))
     number = {node: at for at, node in enumerate(order)}
     long = sorted((number[a], number[b]) for a, b in edges if number[b] != number[a] + 1)
     lanes = _lanes(long)
@@ -186,6 +211,18 @@ def _narrow(
     for box in boxes.values():
         _draw_box(svg, box)
     return _written(svg)
+
+
+def _reading_order(graph: LineageGraph, edges: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """One family after the other; what an operation made right after it."""
+    told: set[str] = set()
+    families = components([*graph.models, *graph.operations], edges)
+    ordered = [one for family in families for one in graph.operations.values() if one.key in family]
+    for operation in ordered:
+        for key in (*(key for _, key in operation.inputs), operation.key, operation.output):
+            if key not in told:
+                told.add(key)
+                yield key
 
 
 def _lanes(spans: Sequence[tuple[int, int]]) -> dict[tuple[int, int], int]:

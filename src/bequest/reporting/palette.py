@@ -105,8 +105,8 @@ _SERIES_COLOURS: Mapping[Theme, Sequence[str]] = {
 }
 _STOPS: Mapping[str, Mapping[Theme, Sequence[str]]] = {
     "--heat": {
-        "light": ("#eef3f8", "#9cc4e2", "#3c84bd", "#0f3d6b"),
-        "dark": ("#20272f", "#1f5583", "#449bd2", "#dcf0fd"),
+        "light": ("#dfe9f3", "#9cc4e2", "#3c84bd", "#0f3d6b"),
+        "dark": ("#273442", "#22567f", "#449bd2", "#dcf0fd"),
     },
     "--diverge": {
         "light": ("#0f4f8c", "#7fb3da", "#f1f1ef", "#e6a169", "#9c4200"),

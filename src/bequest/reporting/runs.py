@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -184,7 +183,3 @@ def _clean_all(value: Any) -> Any:
         return {clean(key): _clean_all(item) for key, item in value.items()}
     return value
 
-
-def same_file(one: Path, other: Path) -> bool:
-    """Say whether two paths name one file that exists."""
-    return one.exists() and other.exists() and os.path.samefile(one, other)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bequest.reporting.numbers import in_full, is_number, shown
+from bequest.reporting.numbers import MINUS, in_full, is_number, shown
 from bequest.results import Section
 
 _MOST_ROWS = 1000
+_SHORT = 28
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +24,8 @@ class Cell:
     """A number's digits in full, where the text has fewer; else ""."""
     numeric: bool
     """Whether it is set flush right."""
+    short: bool
+    """Whether it stays on one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +52,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], most: int = _MO
         rows: as many cells each.
         most: rows to show.
     """
-    made = tuple(tuple(map(_cell, row)) for row in rows[:most])
+    decimals = [_decimals([row[at] for row in rows[:most]]) for at in range(len(columns))]
+    made = tuple(tuple(map(_cell, row, decimals)) for row in rows[:most])
     return Table(
         columns=tuple(columns),
         rows=made,
@@ -73,11 +78,32 @@ def numbers_of(section: Section) -> Table:
     return table(columns, rows, most=200)
 
 
-def _cell(value: Any) -> Cell:
+def _decimals(values: Sequence[Any]) -> int | None:
+    """Return how many decimals a column of fractions has, or None where each cell has its own.
+
+    As many as the most exact of its cells has when written alone, but no more than one beyond
+    what four significant digits of the largest are.
+    """
+    found = [value for value in values if value is not None]
+    texts = [shown(value) for value in found if isinstance(value, float)]
+    if not texts or len(texts) < len(found) or any("10" + "\u207b" in text for text in texts):
+        return None
+    largest = max(abs(value) for value in found)
+    if largest >= 10_000 or all(value == int(value) for value in found):
+        return None
+    most = 4 - math.floor(math.log10(largest))
+    return max(0, min(most, max(len(text.partition(".")[2]) for text in texts)))
+
+
+def _cell(value: Any, decimals: int | None) -> Cell:
     text = shown(value)
+    if decimals is not None and value is not None:
+        text = f"{value:,.{decimals}f}".replace("-", MINUS)
     full = in_full(value) if is_number(value) else ""
-    same = full.replace("-", "").removesuffix(".0") == text.replace(",", "").replace("\u2212", "")
-    return Cell(text=text, full="" if same else full, numeric=is_number(value))
+    same = full.replace("-", MINUS).removesuffix(".0") == text.replace(",", "")
+    return Cell(
+        text=text, full="" if same else full, numeric=is_number(value), short=len(text) <= _SHORT
+    )
 
 
 _Grid = tuple[list[str], list[list[Any]]]
