@@ -74,9 +74,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         for path in CLI.parent.rglob("*")
         if path.suffix in {".py", ".css", ".js", ".jinja", ".typed"}
     }
-    assert sources == {
-        name for name in names if not re.match(r"bequest-[^/]*\.dist-info/", name)
-    }
+    assert sources == {name for name in names if not re.match(r"bequest-[^/]*\.dist-info/", name)}
 
 
 def test_the_sdist_holds_what_a_packager_needs(distributions: Path) -> None:

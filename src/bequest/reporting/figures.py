@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -126,7 +127,9 @@ def _draw_lines(axes: Axes, data: Mapping[str, Any], titles: HoverTitles) -> Non
         for place, (at, value) in enumerate(zip(x, one["y"], strict=True)):
             if value is not None:
                 between = _between(interval, place)
-                titles.add(axes, at, value, f"{one['name']}: {shown(value)}{between}, at {shown(at)}")
+                titles.add(
+                    axes, at, value, f"{one['name']}: {shown(value)}{between}, at {shown(at)}"
+                )
     axes.margins(x=0.02, y=0.08)
 
 
@@ -156,7 +159,7 @@ def _draw_histogram(axes: Axes, data: Mapping[str, Any], titles: HoverTitles) ->
             linestyle=(0, dashes) if dashes else "solid",
         )
     top = max((count for one in data["series"] for count in one["counts"]), default=0) or 1
-    for place, (left, right) in enumerate(zip(edges, edges[1:], strict=False)):
+    for place, (left, right) in enumerate(itertools.pairwise(edges)):
         counts = ", ".join(f"{one['name']} {shown(one['counts'][place])}" for one in data["series"])
         bar = Rectangle((left, 0), right - left, top, linewidth=0, alpha=0, color=palette.INK)
         bar.set_gid(titles.name(f"{shown(left)} to {shown(right)}: {counts}"))

@@ -52,8 +52,10 @@ def draw_heatmap(axes: Axes, data: Mapping[str, Any], titles: HoverTitles) -> No
     low, high, diverging = limits(values)
     colours = palette.DIVERGING if diverging else palette.SEQUENTIAL
     by_shade: dict[int, list[tuple[int, int]]] = {}
-    written = len(x_ticks) <= _MOST_WRITTEN and len(y_ticks) <= _MOST_WRITTEN and all(
-        len(shown(value)) <= 6 for row in values for value in row
+    written = (
+        len(x_ticks) <= _MOST_WRITTEN
+        and len(y_ticks) <= _MOST_WRITTEN
+        and all(len(shown(value)) <= 6 for row in values for value in row)
     )
     single = len(x_ticks) * len(y_ticks) <= _MOST_SINGLE_CELLS
     for row, line in enumerate(values):

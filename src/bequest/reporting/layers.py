@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -79,7 +80,7 @@ def _untangle(rows: list[list[str]], paths: Sequence[Sequence[str]]) -> None:
     above: dict[str, list[str]] = {}
     below: dict[str, list[str]] = {}
     for path in paths:
-        for start, end in zip(path, path[1:], strict=False):
+        for start, end in itertools.pairwise(path):
             above.setdefault(end, []).append(start)
             below.setdefault(start, []).append(end)
     for sweep in range(_SWEEPS):

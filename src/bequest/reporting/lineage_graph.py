@@ -81,7 +81,8 @@ def _add(
     graph: LineageGraph, name: str, record: Mapping[str, Any], *, reported: bool, path: str
 ) -> str:
     """Add a model with its record, and what it was made of; return its key."""
-    key = _digest(record)
+    # Not by its outputs: a model card may be written again, the model stays the same.
+    key = _digest([record.get(part) for part in ("operation", "created", "settings", "inputs")])
     known = graph.models.get(key)
     if known is None:
         inputs = tuple(_inputs(graph, record["inputs"]))

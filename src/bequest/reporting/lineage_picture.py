@@ -201,7 +201,9 @@ def _narrow(
         one, other = boxes[start], boxes[end]
         pair = (number[start], number[end])
         if pair not in lanes:
-            _draw_edge(svg, [(one.middle, one.y + one.height), (other.middle, other.y - 5)], picture_id)
+            _draw_edge(
+                svg, [(one.middle, one.y + one.height), (other.middle, other.y - 5)], picture_id
+            )
             continue
         x = left - _LANE * (lanes[pair] + 1) + 3
         down, up = one.y + one.height / 2 + 4, other.y + other.height / 2 - 4
@@ -229,7 +231,9 @@ def _lanes(spans: Sequence[tuple[int, int]]) -> dict[tuple[int, int], int]:
     """Give each span the innermost lane in which it meets no other."""
     lanes: dict[tuple[int, int], int] = {}
     for span in sorted(spans, key=lambda one: (one[1] - one[0], one)):
-        taken = {lane for other, lane in lanes.items() if other[0] <= span[1] and span[0] <= other[1]}
+        taken = {
+            lane for other, lane in lanes.items() if other[0] <= span[1] and span[0] <= other[1]
+        }
         lanes[span] = next(lane for lane in range(len(spans)) if lane not in taken)
     return lanes
 
@@ -264,9 +268,7 @@ def _canvas(width: float, height: float, shape: str, picture_id: str, label_id: 
 
 
 def _path(svg: ET.Element, d: str, picture_id: str) -> None:
-    ET.SubElement(
-        svg, "path", {"d": d, "class": "edge", "marker-end": f"url(#{picture_id}-arrow)"}
-    )
+    ET.SubElement(svg, "path", {"d": d, "class": "edge", "marker-end": f"url(#{picture_id}-arrow)"})
 
 
 def _draw_box(svg: ET.Element, box: _Box) -> None:

@@ -53,4 +53,4 @@ def _power_of_ten(text: str) -> str:
         return text.replace("-", MINUS)
     digits, exponent = text.split("e")
     raised = str(int(exponent)).translate(str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻"))
-    return f"{digits.replace('-', MINUS)}\u202f×\u202f10{raised}"
+    return f"{digits.replace('-', MINUS)}\u202f\u00d7\u202f10{raised}"

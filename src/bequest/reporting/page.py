@@ -154,9 +154,13 @@ def _headline(sections: Sequence[Section]) -> Section | None:
 def _made(run: Run, graph: LineageGraph) -> str:
     if run.lineage is None:
         return ""
-    key = next(key for key, model in graph.models.items() if model.reported and model.name == run.name)
+    key = next(
+        key for key, model in graph.models.items() if model.reported and model.name == run.name
+    )
     operation = graph.maker(key)
-    return "" if operation is None else f"Made by {operation.name} from {_sources(operation, graph)}."
+    return (
+        "" if operation is None else f"Made by {operation.name} from {_sources(operation, graph)}."
+    )
 
 
 def _sources(operation: Operation, graph: LineageGraph) -> str:

@@ -75,14 +75,16 @@ def draw_scatter(axes: Axes, series: Sequence[Mapping[str, Any]], titles: HoverT
 
 
 def _draw_intervals(axes: Axes, one: Mapping[str, Any], colour: str) -> None:
-    lines = {"color": colour, "linewidth": 1.4, "alpha": 0.75, "zorder": 1.8}
+    lines: dict[str, Any] = {"color": colour, "linewidth": 1.4, "alpha": 0.75, "zorder": 1.8}
     for x, y, low, high in _ends(one, "x_interval"):
         axes.plot([x if low is None else low, x if high is None else high], [y, y], **lines)
     for x, y, low, high in _ends(one, "y_interval"):
         axes.plot([x, x], [y if low is None else low, y if high is None else high], **lines)
 
 
-def _ends(one: Mapping[str, Any], key: str) -> list[tuple[float, float, float | None, float | None]]:
+def _ends(
+    one: Mapping[str, Any], key: str
+) -> list[tuple[float, float, float | None, float | None]]:
     if key not in one:
         return []
     return list(zip(one["x"], one["y"], one[key]["low"], one[key]["high"], strict=True))
@@ -90,7 +92,7 @@ def _ends(one: Mapping[str, Any], key: str) -> list[tuple[float, float, float | 
 
 def _place_labels(axes: Axes, labels: Sequence[tuple[float, float, str]]) -> None:
     """Write each point's name where it covers no other name and no point, if there is such a place."""
-    figure = axes.get_figure()
+    figure = axes.get_figure(root=True)
     if not labels or figure is None:
         return
     figure.draw_without_rendering()
@@ -106,9 +108,7 @@ def _place_labels(axes: Axes, labels: Sequence[tuple[float, float, str]]) -> Non
         taken.append(text.get_window_extent())
 
 
-def _cost(
-    text: Annotation, place: tuple[int, int], taken: Sequence[Bbox], inside: Bbox
-) -> float:
+def _cost(text: Annotation, place: tuple[int, int], taken: Sequence[Bbox], inside: Bbox) -> float:
     """How much of other things a text covers at a place, and how far it leaves the axes."""
     _move(text, place)
     box = text.get_window_extent()

@@ -116,4 +116,3 @@ def report(*runs: str | Path, out: str | Path, overwrite: bool = False) -> Path:
     """
     config = ReportConfig(runs=tuple(map(str, runs)), out=str(out), overwrite=overwrite)
     return write_report(plan_report(config))
-

@@ -182,4 +182,3 @@ def _clean_all(value: Any) -> Any:
     if isinstance(value, dict):
         return {clean(key): _clean_all(item) for key, item in value.items()}
     return value
-
