@@ -17,12 +17,11 @@ from bequest.reporting.lineage_graph import LineageGraph, Operation, lineage_gra
 from bequest.reporting.lineage_picture import draw_lineage
 from bequest.reporting.numbers import shown
 from bequest.reporting.runs import Run
-from bequest.reporting.tables import Table, numbers_of, table, table_of
+from bequest.reporting.tables import Table, headline, numbers_of, table, table_of
 from bequest.results import Section
 
 APPENDED = ("settings", "versions", "cost")
 """Titles of the tables that stand at the end, whichever command wrote them."""
-_MOST_HEADLINE_ROWS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,31 +123,20 @@ def _title(names: Sequence[str]) -> str:
 def _card(run: Run, number: int, graph: LineageGraph) -> Card:
     run_id = f"run-{number}"
     shown_later = [one for one in run.sections if one.title.lower() not in APPENDED]
-    headline = _headline(shown_later)
+    most_telling = headline(shown_later)
     blocks = [
         _block(section, f"{run_id}-{place}")
         for place, section in enumerate(shown_later, start=1)
-        if section is not headline
+        if section is not most_telling
     ]
     return Card(
         id=run_id,
         name=run.name,
         made=_made(run, graph),
         command=run.command,
-        headline=None if headline is None else _block(headline, f"{run_id}-headline"),
+        headline=None if most_telling is None else _block(most_telling, f"{run_id}-headline"),
         blocks=tuple(blocks),
     )
-
-
-def _headline(sections: Sequence[Section]) -> Section | None:
-    """The table that was marked as such, or else the first one if it is short."""
-    tables = [section for section in sections if section.type == "table"]
-    marked = [section for section in tables if section.data.get("headline")]
-    if marked:
-        return marked[0]
-    if tables and len(tables[0].data["rows"]) <= _MOST_HEADLINE_ROWS:
-        return tables[0]
-    return None
 
 
 def _made(run: Run, graph: LineageGraph) -> str:

@@ -20,6 +20,8 @@ class ReportConfig:
     """Folders with a results.json, in the order in which they are to be read."""
     out: str
     """The HTML file to write, a name that ends in .html."""
+    card: str | None = None
+    """Folder of a model whose README.md, its model card, gets the most telling of the results."""
     overwrite: bool = False
     """Replace a file that stands at `out`."""
 

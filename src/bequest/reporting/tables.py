@@ -12,6 +12,7 @@ from bequest.results import Section
 
 _MOST_ROWS = 1000
 _SHORT = 28
+_MOST_HEADLINE_ROWS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,15 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], most: int = _MO
 def table_of(section: Section) -> Table:
     """Lay out a table section."""
     return table(section.data["columns"], section.data["rows"])
+
+
+def headline(sections: Sequence[Section]) -> Section | None:
+    """Return the table that is marked as the headline, or else the first one if it is short."""
+    tables = [section for section in sections if section.type == "table"]
+    marked = [section for section in tables if section.data.get("headline")]
+    if marked:
+        return marked[0]
+    return tables[0] if tables and len(tables[0].data["rows"]) <= _MOST_HEADLINE_ROWS else None
 
 
 def numbers_of(section: Section) -> Table:
