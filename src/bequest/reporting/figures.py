@@ -26,6 +26,7 @@ _WIDTHS: Mapping[Shape, float] = {"wide": 720.0, "narrow": 336.0}
 MARKED_POINTS = 30
 """A line of more points is drawn without markers."""
 _POINTS_PER_INCH = 72.0
+_LARGEST_DRAWN = 1e100
 
 
 def draw(section: Section, picture_id: str, label_id: str) -> dict[Shape, Markup]:
@@ -61,6 +62,19 @@ def is_empty(section: Section) -> bool:
     if section.type == "histogram":
         return not any(one["counts"] for one in data["series"])
     return not any(value is not None for one in data["series"] for value in one["y"])
+
+
+def is_drawable(section: Section) -> bool:
+    """Say whether an axis can hold the numbers: differences and margins must be floats as well."""
+    return _is_moderate(section.data)
+
+
+def _is_moderate(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_moderate, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_moderate, value))
+    return not isinstance(value, int | float) or abs(value) <= _LARGEST_DRAWN
 
 
 def _draw(section: Section, picture_id: str, label_id: str, shape: Shape) -> Markup:

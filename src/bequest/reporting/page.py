@@ -169,6 +169,8 @@ def _block(section: Section, block_id: str) -> Block:
         return Block(id=block_id, title=section.title, table=table_of(section))
     if figures.is_empty(section):
         return Block(id=block_id, title=section.title)
+    if not figures.is_drawable(section):
+        return Block(id=block_id, title=section.title, table=numbers_of(section))
     drawn = figures.draw(section, f"{block_id}-picture", f"{block_id}-title")
     return Block(
         id=block_id,

@@ -110,10 +110,18 @@ def _cell(value: Any, decimals: int | None) -> Cell:
     if decimals is not None and value is not None:
         text = f"{value:,.{decimals}f}".replace("-", MINUS)
     full = in_full(value) if is_number(value) else ""
-    same = full.replace("-", MINUS).removesuffix(".0") == text.replace(",", "")
+    written = text.replace(",", "").replace(MINUS, "-")
+    same = written == full or (isinstance(value, float) and _as_float(written) == value)
     return Cell(
         text=text, full="" if same else full, numeric=is_number(value), short=len(text) <= _SHORT
     )
+
+
+def _as_float(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 _Grid = tuple[list[str], list[list[Any]]]
