@@ -10,7 +10,7 @@ from bequest.results import Section, write_results
 
 HOSTILE = (
     "</script><script>window.broken = 1</script>",
-    "<img src=x onerror=\"window.broken = 2\">",
+    '<img src=x onerror="window.broken = 2">',
     "\"><svg onload='window.broken = 3'>",
     "</title></svg></style><script>window.broken = 4</script>",
     "{{ 7 * 7 }} {% raw %} $\\frac{1 & </text> 'x' \"y\"",
@@ -37,7 +37,9 @@ def every_kind(*, named: str = "") -> list[Section]:
         },
     ]
     layers = [f"layer {layer}{n}" for layer in range(6)]
-    heat = [[None if row == column else row * column / 7 for column in range(8)] for row in range(6)]
+    heat = [
+        [None if row == column else row * column / 7 for column in range(8)] for row in range(6)
+    ]
     small = [[-0.4, 0.1, None], [0.2, 0.4, 0.0]]
     points = {
         "name": f"FLOW{n}",

@@ -71,9 +71,7 @@ SIZES = """[...document.querySelectorAll("svg.picture")].map(svg => {
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 375, 320])
-def test_every_picture_is_drawn(
-    window: Page, report_file: Path, width: int, dark: bool
-) -> None:
+def test_every_picture_is_drawn(window: Page, report_file: Path, width: int, dark: bool) -> None:
     window.open(report_file, width=width, dark=dark)
     assert window.complaints() == []
     assert window.requests() == [report_file.resolve().as_uri()]
@@ -93,7 +91,7 @@ def test_every_picture_is_drawn(
 def test_colours_follow_the_theme_and_the_button(window: Page, report_file: Path) -> None:
     stroke = (
         "getComputedStyle(document.querySelector('svg.wide:not(.lineage) "
-        "[style*=\"stroke: var(--series-1)\"]')).stroke"
+        '[style*="stroke: var(--series-1)"]\')).stroke'
     )
     window.open(report_file, width=1280)
     assert window.evaluate(stroke) == "rgb(0, 114, 178)"

@@ -204,7 +204,11 @@ def test_values_from_the_edge_of_floats_are_shown(
     for kind, data in {
         "lines": {**axes, "series": [{"name": "a", "x": extreme, "y": extreme}]},
         "scatter": {**axes, "series": [{"name": "a", "x": extreme, "y": extreme}]},
-        "histogram": {**axes, "edges": extreme, "series": [{"name": "a", "counts": [1, largest, 2]}]},
+        "histogram": {
+            **axes,
+            "edges": extreme,
+            "series": [{"name": "a", "counts": [1, largest, 2]}],
+        },
         "heatmap": {**axes, "value_label": "v", "x": [1, 2, 3, 4], "y": ["a"], "values": [extreme]},
         "table": {"columns": ["a"], "rows": [[value] for value in extreme]},
     }.items():

@@ -71,7 +71,7 @@ def draw_heatmap(axes: Axes, data: Mapping[str, Any], titles: HoverTitles) -> No
             cell.set_gid(titles.name(f"{where}: {shown(value)}"))
             axes.add_patch(cell)
             if written:
-                ink = palette.PAPER if _is_strong(step, diverging) else palette.INK
+                ink = (palette.ON_DIVERGING if diverging else palette.ON_SEQUENTIAL)[step]
                 axes.text(column + 0.5, row + 0.5, shown(value), color=ink, **_CENTRED)
     for step, cells in by_shade.items():
         axes.add_patch(PathPatch(_outline(cells), facecolor=colours[step], linewidth=0))
@@ -84,12 +84,6 @@ def draw_heatmap(axes: Axes, data: Mapping[str, Any], titles: HoverTitles) -> No
     places, names = _ticks(x_ticks, room)
     axes.set_xticks(places, names, rotation=0 if _fits(names, room) else 60, ha="center")
     axes.set_yticks(*_ticks(y_ticks, 20 * _MOST_TICKS, height=20))
-
-
-def _is_strong(step: int, diverging: bool) -> bool:
-    """Say whether a shade is so far from the page's colour that only that can be read on it."""
-    middle = palette.NUM_STEPS // 2
-    return abs(step - middle) > middle // 2 if diverging else step > middle
 
 
 def _outline(cells: Sequence[tuple[int, int]]) -> Outline:

@@ -28,6 +28,11 @@ SEQUENTIAL = tuple(f"#fe02{number:02x}" for number in range(NUM_STEPS))
 _ROLES |= {colour: f"--heat-{number}" for number, colour in enumerate(SEQUENTIAL)}
 DIVERGING = tuple(f"#fe03{number:02x}" for number in range(NUM_STEPS))
 _ROLES |= {colour: f"--diverge-{number}" for number, colour in enumerate(DIVERGING)}
+ON_SEQUENTIAL = tuple(f"#fe04{number:02x}" for number in range(NUM_STEPS))
+ON_DIVERGING = tuple(f"#fe05{number:02x}" for number in range(NUM_STEPS))
+"""What is written on each shade."""
+_ROLES |= {colour: f"--on-heat-{number}" for number, colour in enumerate(ON_SEQUENTIAL)}
+_ROLES |= {colour: f"--on-diverge-{number}" for number, colour in enumerate(ON_DIVERGING)}
 
 DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1.5, 1.8), (7, 2, 1.5, 2))
 MARKERS = "osD^vPX*"
@@ -120,8 +125,26 @@ def variables(theme: Theme) -> Markup:
     values = dict(COLOURS[theme])
     values |= {f"--series-{n + 1}": one for n, one in enumerate(_SERIES_COLOURS[theme])}
     for name, stops in _STOPS.items():
-        values |= {f"{name}-{n}": one for n, one in enumerate(_shades(stops[theme]))}
+        for number, shade in enumerate(_shades(stops[theme])):
+            values[f"{name}-{number}"] = shade
+            inks = (values["--ink"], values["--paper"])
+            written = max(inks, key=lambda ink: contrast(ink, shade))
+            values[f"--on{name[1:]}-{number}"] = written
     return Markup("; ".join(f"{name}: {value}" for name, value in values.items()))
+
+
+def contrast(one: str, other: str) -> float:
+    """Return the contrast of two colours, 1 to 21 (WCAG 2.2, relative luminance)."""
+    low, high = sorted(map(_luminance, (one, other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    channels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = (
+        one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in channels
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def _shades(stops: Sequence[str]) -> list[str]:
