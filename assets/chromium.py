@@ -32,6 +32,8 @@ def build(package: Path, folder: Path) -> None:
     for name in ("al2023.tar", "fonts.tar"):
         with tarfile.open(fileobj=io.BytesIO(_unpacked(packed[name]))) as archive:
             archive.extractall(folder, filter="data")
+    # The browser makes this folder if it is not there, and the asset would no longer be as stamped.
+    (folder / "locales").mkdir()
     # The package's own settings look for fonts where its first users keep them.
     fonts = (folder.parent / ASSET.name / "fonts").resolve()
     (folder / "fonts.conf").write_text(_FONTS_CONF.format(folder=fonts), encoding="utf-8")

@@ -125,6 +125,7 @@ def test_text_from_outside_stays_text(tmp_path: Path, calm: Reader, text: str) -
         if wanted.isprintable() and wanted.isascii() and len(wanted) < 20:
             assert wanted in shown, wanted
     angry.encode("utf-8")
+    assert "\u202e" not in angry
     assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", angry)
 
 

@@ -66,7 +66,8 @@ def draw_heatmap(axes: Axes, data: Mapping[str, Any], titles: HoverTitles) -> No
             if not single:
                 by_shade.setdefault(step, []).append((column, row))
                 continue
-            cell = Rectangle((column, row), 1, 1, facecolor=colours[step], linewidth=0)
+            # An edge of its own colour closes the hairline that browsers leave between cells.
+            cell = Rectangle((column, row), 1, 1, color=colours[step], linewidth=0.6)
             where = f"{data['y_label']} {y_ticks[row]}, {data['x_label']} {x_ticks[column]}"
             cell.set_gid(titles.name(f"{where}: {shown(value)}"))
             axes.add_patch(cell)
@@ -74,7 +75,7 @@ def draw_heatmap(axes: Axes, data: Mapping[str, Any], titles: HoverTitles) -> No
                 ink = (palette.ON_DIVERGING if diverging else palette.ON_SEQUENTIAL)[step]
                 axes.text(column + 0.5, row + 0.5, shown(value), color=ink, **_CENTRED)
     for step, cells in by_shade.items():
-        axes.add_patch(PathPatch(_outline(cells), facecolor=colours[step], linewidth=0))
+        axes.add_patch(PathPatch(_outline(cells), color=colours[step], linewidth=0.6))
     axes.grid(visible=False)
     axes.set_xlim(0, max(1, len(x_ticks)))
     axes.set_ylim(max(1, len(y_ticks)), 0)

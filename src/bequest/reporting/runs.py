@@ -14,8 +14,10 @@ from bequest.results import FILE_NAME, SCHEMA_VERSION, Section
 
 LINEAGE_NAME = "bequest.json"
 _LINEAGE_VERSION = 1
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-"""What neither HTML nor SVG may hold."""
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\u202a-\u202e\u2066-\u2069]"
+)
+"""What neither HTML nor SVG may hold, and what would turn the letters after it around."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +172,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def clean(text: str) -> str:
-    """Replace control characters and halves of surrogate pairs, which no page may hold."""
+    """Replace control characters, halves of surrogate pairs and marks of writing direction."""
     return _UNPRINTABLE.sub("\ufffd", text)
 
 
