@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -84,3 +86,19 @@ def test_a_disk_that_refuses(here: Path, capsys: pytest.CaptureFixture[str]) -> 
     (here / "file").write_text("no folder")
     code, _, err = run("one", "--out", "file/r.html", capsys=capsys)
     assert code == 1 and "cannot write file/r.html" in err
+
+
+def test_the_documentation_s_blocks_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "report.md"
+    blocks = dict(re.findall(r"```(\w+)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL))
+    monkeypatch.chdir(tmp_path)
+    for name in ("student", "lawa", "scores"):
+        write_run(tmp_path / name, every_kind()[:1], f"bequest make {name}")
+    program, *words = shlex.split(blocks["bash"])
+    assert program == "bequest" and main(words) == 0
+    written = (tmp_path / "report.html").read_bytes()
+    (tmp_path / "report.html").unlink()
+    exec(blocks["python"], {})
+    assert (tmp_path / "report.html").read_bytes() == written
