@@ -11,6 +11,7 @@ from bequest.reporting.numbers import MINUS, in_full, is_number, shown
 from bequest.results import Section
 
 _MOST_ROWS = 1000
+_MOST_CELLS = 6000
 _SHORT = 28
 _MOST_HEADLINE_ROWS = 6
 
@@ -85,7 +86,7 @@ def headline(sections: Sequence[Section]) -> Section | None:
 def numbers_of(section: Section) -> Table:
     """Lay out the numbers of a picture."""
     columns, rows = _BEHIND[section.type](section.data)
-    return table(columns, rows, most=200)
+    return table(columns, rows, most=min(200, max(10, _MOST_CELLS // len(columns))))
 
 
 def _decimals(values: Sequence[Any]) -> int | None:
