@@ -69,10 +69,12 @@ def install(python: Path, *what: str | Path) -> None:
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    sources = {path.relative_to(REPOSITORY / "src").as_posix() for path in CLI.parent.rglob("*.py")}
-    assert sources | {"bequest/py.typed"} == {
-        name for name in names if not re.match(r"bequest-[^/]*\.dist-info/", name)
+    sources = {
+        path.relative_to(REPOSITORY / "src").as_posix()
+        for path in CLI.parent.rglob("*")
+        if path.suffix in {".py", ".css", ".js", ".jinja", ".typed"}
     }
+    assert sources == {name for name in names if not re.match(r"bequest-[^/]*\.dist-info/", name)}
 
 
 def test_the_sdist_holds_what_a_packager_needs(distributions: Path) -> None:

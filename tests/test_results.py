@@ -188,3 +188,57 @@ def test_any_replacement_is_refused_or_survives_strict_json(kind: str, data: Any
         return
     document = results_document("bequest do this", [made])
     assert json.loads(json.dumps(document, allow_nan=False)) == document
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("table", {"headline": True, "metrics": []}),
+        ("lines", {"x_scale": "linear", "y_scale": "linear"}),
+        ("scatter", {"x_scale": "linear"}),
+    ],
+)
+def test_what_a_report_is_told(kind: str, more: dict[str, Any]) -> None:
+    assert section(kind, {**GOOD[kind], **more}).data.items() >= more.items()
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "found"),
+    [
+        ("table", {"headline": 1}, "true or false"),
+        ("table", {"metrics": [{"task": "t"}]}, "'dataset'"),
+        ("lines", {"y_scale": "cubic"}, '"linear" or "log"'),
+        ("lines", {"series": [{"name": "a", "x": [0], "y": [1]}], "x_scale": "log"}, "x axis"),
+        (
+            "lines",
+            {
+                "series": [
+                    {"name": "a", "x": [1], "y": [1], "interval": {"low": [0], "high": [2]}},
+                ],
+                "y_scale": "log",
+            },
+            "y axis, must be above 0, got 0",
+        ),
+        (
+            "scatter",
+            {
+                "series": [
+                    {"name": "a", "x": [1], "y": [1], "x_interval": {"low": [-1], "high": [2]}}
+                ],
+                "x_scale": "log",
+            },
+            "x axis",
+        ),
+        (
+            "scatter",
+            {"series": [{"name": "a", "x": [1], "y": [1], "y_interval": {"low": [0, 1]}}]},
+            "y_interval",
+        ),
+        ("scatter", {"series": [{"name": "a", "x": [10**400], "y": [1]}]}, "finite"),
+    ],
+)
+def test_what_a_report_could_not_draw_is_refused(
+    kind: str, more: dict[str, Any], found: str
+) -> None:
+    with pytest.raises(InputError, match=found):
+        section(kind, {**GOOD[kind], **more})

@@ -22,6 +22,7 @@ _HOME_OF = {
     "flow_weights": "bequest.weighting.schemes",
     "grow": "bequest.inheritance.grow",
     "inherit": "bequest.inheritance.inherit",
+    "report": "bequest.reporting.report",
     "score": "bequest.training.score",
     "weighted_linear_cross_entropy": "bequest.losses.linear_cross_entropy",
 }
@@ -39,6 +40,7 @@ __all__ = [
     "flow_weights",
     "grow",
     "inherit",
+    "report",
     "score",
     "weighted_linear_cross_entropy",
 ]
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from bequest.inheritance.grow import grow
     from bequest.inheritance.inherit import inherit
     from bequest.losses.linear_cross_entropy import weighted_linear_cross_entropy
+    from bequest.reporting.report import report
     from bequest.training.averaging_callback import WeightAveragingCallback
     from bequest.training.flow_trainer import FlowTrainer
     from bequest.training.score import score

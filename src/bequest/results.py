@@ -11,6 +11,7 @@ import itertools
 import json
 import math
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from bequest.errors import InputError, StorageError
 
 SCHEMA_VERSION = 1
 FILE_NAME = "results.json"
+_LARGEST = int(sys.float_info.max)
 
 SectionType = Literal["table", "lines", "heatmap", "histogram", "scatter"]
 
@@ -37,15 +39,19 @@ class Section:
     type      data
     ========= ==================================================================================
     table     `columns`: C str; `rows`: lists of C cells, a cell being a str, a number, a bool
-              or None
-    lines     `x_label`, `y_label`: str; `series`: list of {`name`: str, `x`: N numbers,
-              `y`: N numbers or None for a gap, [`interval`: {`low`, `high`: like `y`}]}
+              or None; [`headline`: bool, true for a table whose numbers sum up the whole result];
+              [`metrics`: list of {`task`, `dataset`, `metric`: str, `value`: number}, the table's
+              numbers as a model card's metadata takes them]
+    lines     `x_label`, `y_label`: str; [`x_scale`, `y_scale`: "linear" or "log"]; `series`: list
+              of {`name`: str, `x`: N numbers, `y`: N numbers or None for a gap,
+              [`interval`: {`low`, `high`: like `y`}]}
     heatmap   `x_label`, `y_label`, `value_label`: str; `x`: C ticks, `y`: R ticks (str or int);
               `values`: R rows of C numbers or None, the first row being that of `y[0]`
     histogram `x_label`, `y_label`: str; `edges`: N+1 increasing numbers; `series`: list of
               {`name`: str, `counts`: N numbers >= 0}
-    scatter   `x_label`, `y_label`: str; `series`: list of {`name`: str, `x`: N numbers,
-              `y`: N numbers, [`labels`: N str]}
+    scatter   `x_label`, `y_label`: str; [`x_scale`, `y_scale`: "linear" or "log"]; `series`: list
+              of {`name`: str, `x`: N numbers, `y`: N numbers, [`labels`: N str],
+              [`x_interval`, `y_interval`: {`low`, `high`: N numbers or None}]}
     ========= ==================================================================================
 
     Raises:
@@ -70,6 +76,9 @@ class Section:
             edges = self.data["edges"]
             if any(left >= right for left, right in itertools.pairwise(edges)):
                 raise _wrong(f"{place}: data['edges']", "increasing numbers", edges)
+        for axis in ("x", "y"):
+            if self.data.get(f"{axis}_scale") == "log":
+                _check_positive(place, axis, self.data["series"])
 
 
 def results_document(command: str, sections: Sequence[Section]) -> dict[str, Any]:
@@ -149,7 +158,8 @@ _Layout = _Value | _Values | Mapping[str, Any]
 def _is_number(value: object) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
-    return isinstance(value, int) and not isinstance(value, bool)
+    # An integer beyond a float's range is valid JSON, but no program draws or averages it.
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
 _TEXT = _Value("a str", lambda value: isinstance(value, str))
@@ -164,23 +174,36 @@ _CELL = _Value(
     lambda value: value is None or isinstance(value, str | bool) or _is_number(value),
 )
 
+_FLAG = _Value("true or false", lambda value: isinstance(value, bool))
+_SCALE = _Value('"linear" or "log"', lambda value: value in ("linear", "log"))
+
 _AXES = {"x_label": _TEXT, "y_label": _TEXT}
+_SCALES = {"x_scale?": _SCALE, "y_scale?": _SCALE}
+_INTERVAL = {"low": _Values(_NUMBER_OR_GAP, "N"), "high": _Values(_NUMBER_OR_GAP, "N")}
+_METRIC = {"task": _TEXT, "dataset": _TEXT, "metric": _TEXT, "value": _NUMBER}
 _LINE = {
     "name": _TEXT,
     "x": _Values(_NUMBER, "N"),
     "y": _Values(_NUMBER_OR_GAP, "N"),
-    "interval?": {"low": _Values(_NUMBER_OR_GAP, "N"), "high": _Values(_NUMBER_OR_GAP, "N")},
+    "interval?": _INTERVAL,
 }
 _POINTS = {
     "name": _TEXT,
     "x": _Values(_NUMBER, "N"),
     "y": _Values(_NUMBER, "N"),
     "labels?": _Values(_TEXT, "N"),
+    "x_interval?": _INTERVAL,
+    "y_interval?": _INTERVAL,
 }
 
 _LAYOUTS: Mapping[str, _Layout] = {
-    "table": {"columns": _Values(_TEXT, "C"), "rows": _Values(_Values(_CELL, "C"))},
-    "lines": {**_AXES, "series": _Values(_LINE)},
+    "table": {
+        "columns": _Values(_TEXT, "C"),
+        "rows": _Values(_Values(_CELL, "C")),
+        "headline?": _FLAG,
+        "metrics?": _Values(_METRIC),
+    },
+    "lines": {**_AXES, **_SCALES, "series": _Values(_LINE)},
     "heatmap": {
         **_AXES,
         "value_label": _TEXT,
@@ -193,7 +216,7 @@ _LAYOUTS: Mapping[str, _Layout] = {
         "edges": _Values(_NUMBER, "N", extra=1),
         "series": _Values({"name": _TEXT, "counts": _Values(_COUNT, "N")}),
     },
-    "scatter": {**_AXES, "series": _Values(_POINTS)},
+    "scatter": {**_AXES, **_SCALES, "series": _Values(_POINTS)},
 }
 
 
@@ -220,6 +243,20 @@ def _check(place: str, value: Any, layout: _Layout, sizes: dict[str, int]) -> No
                 _check(f"{place}[{key!r}]", value[key], layout[marked], sizes)
             elif key == marked:
                 raise _wrong(f"{place}[{key!r}]", "given", "nothing")
+
+
+def _check_positive(place: str, axis: str, series: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse numbers that have no place on a logarithmic axis."""
+    for position, one in enumerate(series):
+        interval = one.get("interval" if axis == "y" and "interval" in one else f"{axis}_interval")
+        for values in (one[axis], *(interval or {}).values()):
+            for value in values:
+                if value is not None and value <= 0:
+                    raise _wrong(
+                        f"{place}: data['series'][{position}], on its logarithmic {axis} axis,",
+                        "above 0",
+                        value,
+                    )
 
 
 def _wrong(place: str, wanted: str, got: object) -> InputError:

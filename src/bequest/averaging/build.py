@@ -141,6 +141,7 @@ def write_small_files(plan: AveragePlan, staging: Path, sections: Sequence[Secti
         title=plan.target.name,
         source=location.folder,
         repo_id=location.repo_id,
+        relation="merge",
         library="peft" if plan.members[-1].weights.format == "adapter" else "transformers",
         paragraphs=_card(plan),
     )
@@ -213,6 +214,7 @@ def _card(plan: AveragePlan) -> list[str]:
 
 
 _SOURCES = (
-    "Method: latest weight averaging, LAWA (arXiv 2306.03241). `bequest.json` holds the lineage; "
+    "Method: latest weight averaging, LAWA ([arXiv 2306.03241](https://arxiv.org/abs/2306.03241)). "
+    "`bequest.json` holds the lineage; "
     "`bequest lineage FOLDER` verifies it.",
 )

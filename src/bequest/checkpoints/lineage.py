@@ -29,6 +29,7 @@ from typing import Any, Protocol
 from bequest.checkpoints.checkpoint import read_json
 from bequest.checkpoints.locate import Location
 from bequest.checkpoints.pieces import OpenFiles, StoredTensor
+from bequest.checkpoints.whole_file import whole_file
 from bequest.errors import CheckpointError, InputError
 
 FILE_NAME = "bequest.json"
@@ -174,6 +175,27 @@ def write_lineage(
     }
     (folder / FILE_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return record
+
+
+def record_again(folder: Path, file: Path) -> None:
+    """Bring what the lineage says of one output up to date, after it was changed on purpose.
+
+    Args:
+        folder: an output; nothing is done if it has no lineage, or if that does not name the file.
+        file: in the folder.
+
+    Raises:
+        OSError: writing failed.
+        CheckpointError: the lineage is damaged or of a newer schema.
+    """
+    if not (folder / FILE_NAME).is_file():
+        return
+    record = read_lineage(folder)
+    for position, output in enumerate(record["outputs"]):
+        if output.get("name") == file.name:
+            record["outputs"][position] = describe_file(file, full_hash="sha256" in output)
+            with whole_file(folder / FILE_NAME) as written:
+                written.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def read_lineage(folder: Path) -> dict[str, Any]:

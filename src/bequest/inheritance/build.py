@@ -152,7 +152,8 @@ def _card(plan: InheritancePlan) -> Sequence[str]:
 
 
 _SOURCES = (
-    "Method: Inheritune (arXiv 2404.08634). `bequest.json` holds the lineage; "
+    "Method: Inheritune ([arXiv 2404.08634](https://arxiv.org/abs/2404.08634)). "
+    "`bequest.json` holds the lineage; "
     "`bequest lineage FOLDER` verifies it.",
 )
 

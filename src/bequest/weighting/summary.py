@@ -160,7 +160,7 @@ def _overview(scores: ScoreTable) -> Section:
 
 
 def _answer(scores: ScoreTable) -> Section:
-    data = {"columns": ["answer"], "rows": [[verdict(scores)]]}
+    data = {"columns": ["answer"], "rows": [[verdict(scores)]], "headline": True}
     return Section(title="Can these weights matter?", type="table", data=data)
 
 

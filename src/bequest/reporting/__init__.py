@@ -1,0 +1,1 @@
+"""Reports: one HTML file from the results of any commands. It reads files and knows no method."""
