@@ -72,7 +72,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     sources = {
         path.relative_to(REPOSITORY / "src").as_posix()
         for path in CLI.parent.rglob("*")
-        if path.suffix in {".py", ".css", ".js", ".jinja", ".typed"}
+        if path.suffix in {".py", ".css", ".js", ".jinja", ".typed", ".yaml"}
     }
     assert sources == {name for name in names if not re.match(r"bequest-[^/]*\.dist-info/", name)}
 

@@ -6,6 +6,7 @@ import math
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -84,6 +85,7 @@ def bits_per_byte(
     prefix_token_id: int | None = None,
     tokens_per_batch: int = 4096,
     progress: bool = False,
+    spool: Path | None = None,
 ) -> BitsPerByte:
     """Measure how many bits the model needs for a byte of the texts, every byte counted once.
 
@@ -108,6 +110,7 @@ def bits_per_byte(
         prefix_token_id: the token before each window, instead of the tokenizer's.
         tokens_per_batch: the most tokens, padding included, that run through the model at once.
         progress: show a progress bar.
+        spool: a folder for finished batches, as in `token_losses`; the caller removes it.
 
     Raises:
         InputError: there is no text; the windows are impossible, or longer than the model's
@@ -138,7 +141,12 @@ def bits_per_byte(
     _check_room(model, input_ids)
 
     losses = token_losses(
-        model, input_ids, labels, tokens_per_batch=tokens_per_batch, progress=progress
+        model,
+        input_ids,
+        labels,
+        tokens_per_batch=tokens_per_batch,
+        progress=progress,
+        spool=spool,
     )
     nats = np.zeros(len(texts))
     for row, values in zip(text_of, losses, strict=True):

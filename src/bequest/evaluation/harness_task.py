@@ -1,0 +1,294 @@
+"""lm-eval's tasks, item by item: stock names, YAML files, and local files of questions."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bequest.errors import InputError
+from bequest.evaluation.items import ItemScores, numbered
+from bequest.evaluation.local_data import SUFFIXES, write_task
+from bequest.evaluation.models import LoadedModel, explained
+
+_PROBED_DOCUMENTS = 20
+_SEED = 1234
+"""lm-eval's default."""
+
+
+class HarnessTask:
+    """One of lm-eval's tasks, or a group of them that counts as one task.
+
+    Args:
+        name: what it is called here.
+        metric: which of its metrics is compared, as lm-eval calls it (`acc_norm`, or
+            `exact_match,strict-match` with the filter); None: its first one that is a number an
+            item.
+        tasks: lm-eval's tasks by name, several for a group.
+        num_fewshot: examples before each item; None: as the task says.
+        chat: apply the model's chat template.
+        limit: the first items of each task only.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        metric: str | None,
+        tasks: Mapping[str, Any],
+        *,
+        num_fewshot: int | None,
+        chat: bool,
+        limit: int | None,
+    ) -> None:
+        from importlib.metadata import version
+
+        self.name = name
+        self._metric, _, self._filter = (metric or "").partition(",")
+        self._tasks = dict(tasks)
+        self._settings = {"num_fewshot": num_fewshot, "limit": limit, "apply_chat_template": chat}
+        digest = hashlib.sha256(repr((name, metric, self._settings)).encode())
+        digest.update(version("lm_eval").encode())
+        for own_name, task in sorted(self._tasks.items()):
+            # What is read counts, not where it lies.
+            config = task.dump_config()
+            config = {
+                key: config[key] for key in config if key not in ("dataset_kwargs", "metadata")
+            }
+            digest.update(json.dumps([own_name, config], sort_keys=True, default=str).encode())
+            for document in self._documents(task):
+                digest.update(json.dumps(document, sort_keys=True, default=str).encode())
+        self.fingerprint = digest.hexdigest()
+
+    def _documents(self, task: Any) -> Iterator[Any]:
+        for row, document in enumerate(task.eval_docs):
+            if row == self._settings["limit"]:
+                return
+            yield document
+
+    @property
+    def num_items(self) -> int:
+        """Items of all its tasks."""
+        limit = self._settings["limit"]
+        counts = [len(task.eval_docs) for task in self._tasks.values()]
+        return sum(count if limit is None else min(count, limit) for count in counts)
+
+    @property
+    def bytes_read(self) -> int:
+        """About how many bytes run through a model, by the first items of each task."""
+        total = 0.0
+        for task in self._tasks.values():
+            count = sum(1 for _ in self._documents(task))
+            probed = min(count, _PROBED_DOCUMENTS)
+            with _silence(True):
+                task.build_all_requests(limit=probed, rank=0, world_size=1)
+            length = sum(
+                len(part.encode())
+                for instance in task.instances
+                for part in instance.args
+                if isinstance(part, str)
+            )
+            total += length / max(1, probed) * count
+        return round(total)
+
+    def measure(
+        self, model: LoadedModel, *, progress: bool, scratch: Path | None
+    ) -> ItemScores | None:
+        """Run the task under a model; None in any process but the first.
+
+        Args:
+            model: the model.
+            progress: let lm-eval show its bars.
+            scratch: not used: lm-eval's tasks are computed whole.
+
+        Raises:
+            InputError: lm-eval cannot run it, or no metric of it can be paired item by item.
+        """
+        from lm_eval import evaluate
+
+        harness = model.harness
+        with _silence(not progress), explained(f"task {self.name} fails under lm-eval"):
+            for task in self._tasks.values():
+                self._prepare(task)
+            found = evaluate(
+                lm=harness,
+                task_dict={"tasks": self._tasks, "groups": {}, "group_map": {}},
+                limit=self._settings["limit"],
+                apply_chat_template=self._settings["apply_chat_template"],
+                bootstrap_iters=0,
+                log_samples=True,
+            )
+        return None if found is None else self._scores(found)
+
+    def _prepare(self, task: Any) -> None:
+        """Set examples and seeds as `lm_eval.simple_evaluate` does.
+
+        That one is not called, because it loads what is loaded and asks git about this folder.
+        """
+        import torch
+
+        asked, own = self._settings["num_fewshot"], task.get_config("num_fewshot")
+        task.set_config(key="num_fewshot", value=own or 0 if asked is None or own == 0 else asked)
+        task.set_fewshot_seed(seed=_SEED)
+        torch.manual_seed(_SEED)
+
+    def _scores(self, found: Mapping[str, Any]) -> ItemScores:
+        ids: list[str] = []
+        values: list[float] = []
+        chosen: tuple[str, str] | None = None
+        for own_name in self._tasks:
+            samples = sorted(found["samples"][own_name], key=lambda sample: sample["doc_id"])
+            metric, filter_name = self._chosen(samples)
+            if chosen is not None and chosen != (metric, filter_name):
+                raise InputError(
+                    f"task {self.name} has parts of different metrics, {chosen[0]} and {metric}; "
+                    f"name one that all have, as {self.name}:METRIC"
+                )
+            chosen = metric, filter_name
+            kept = [sample for sample in samples if sample["filter"] == filter_name]
+            prefix = "" if len(self._tasks) == 1 else f"{own_name}/"
+            ids += [prefix + key for key in numbered([s["doc_hash"][:16] for s in kept])]
+            own = [float(sample[metric]) for sample in kept]
+            values += own
+            self._check_mean(found, own_name, metric, filter_name, own)
+        assert chosen is not None
+        better = [found["higher_is_better"][own_name].get(chosen[0]) for own_name in self._tasks]
+        if better[0] is None or len(set(better)) > 1:
+            raise InputError(
+                f"task {self.name} does not say whether a higher {chosen[0]} is better; name "
+                f"another metric, as {self.name}:METRIC"
+            )
+        return ItemScores(
+            task=self.name,
+            metric=chosen[0],
+            ids=tuple(ids),
+            values=np.array(values),
+            sizes=np.ones(len(values)),
+            higher_is_better=bool(better[0]),
+        )
+
+    def _chosen(self, samples: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+        """The metric and the filter that are compared."""
+        first = samples[0]
+        numbers = [m for m in first["metrics"] if isinstance(first[m], int | float)]
+        filters = list(dict.fromkeys(sample["filter"] for sample in samples))
+        wanted = self._metric or (numbers[0] if numbers else None)
+        if (
+            wanted is None
+            or wanted not in numbers
+            or (self._filter and self._filter not in filters)
+        ):
+            names = ", ".join([*numbers, *(f"METRIC,{name}" for name in filters[1:])]) or "none"
+            asked = f"no metric {self._metric!r}" if self._metric else "no such metric"
+            raise InputError(
+                f"task {self.name} has {asked} that is a number an item; it has: {names}"
+            )
+        return wanted, self._filter or filters[0]
+
+    def _check_mean(
+        self,
+        found: Mapping[str, Any],
+        own_name: str,
+        metric: str,
+        filter_name: str,
+        own: list[float],
+    ) -> None:
+        told = found["results"][own_name].get(f"{metric},{filter_name}")
+        if told is None or abs(told - float(np.mean(own))) > 1e-6:
+            raise InputError(
+                f"task {self.name}: its {metric} is not the mean over items, so it cannot be "
+                f"paired item by item; name another metric, as {self.name}:METRIC"
+            )
+
+
+def load_tasks(
+    names: Sequence[str],
+    *,
+    task_folder: str | None,
+    written: Path,
+    num_fewshot: int | None,
+    chat: bool,
+    limit: int | None,
+) -> list[HarnessTask]:
+    """Find tasks by name or file, and read their items.
+
+    Args:
+        names: each a name of lm-eval's, a `.yaml` file, or a `.json` or `.jsonl` file of questions,
+            followed by `:METRIC` if not its first metric is wanted.
+        task_folder: a folder with YAML files whose names may be used too.
+        written: where the YAML of files of questions is put.
+        num_fewshot: examples before each item.
+        chat: apply the model's chat template.
+        limit: the first items of each task only.
+
+    Raises:
+        InputError: lm-eval is not installed, or a task does not exist, or its data cannot be had.
+    """
+    try:
+        with _silence(True):
+            from lm_eval.tasks import TaskManager
+    except ImportError as error:
+        raise InputError(
+            f"tasks are run by lm-eval, but {error.name} is not installed; "
+            "run `pip install 'bequest[evaluate]'`"
+        ) from error
+    if task_folder is not None and not Path(task_folder).expanduser().is_dir():
+        raise InputError(f"task_folder {task_folder} is no folder; name one with YAML files")
+    parsed = [_name_and_metric(name) for name in names]
+    own = {"include_path": str(Path(task_folder).expanduser()) if task_folder else None}
+    with _silence(True):
+        manager = TaskManager(**own, include_defaults=False)
+        # lm-eval reads fourteen thousand YAML files to know its own names: not for local ones.
+        if any(not Path(name).suffix and name not in manager.all_tasks for name, _ in parsed):
+            manager = TaskManager(**own)
+    tasks = []
+    for name, metric in parsed:
+        shown, loaded = _load(manager, name, written)
+        tasks.append(
+            HarnessTask(shown, metric, loaded, num_fewshot=num_fewshot, chat=chat, limit=limit)
+        )
+    return tasks
+
+
+def _name_and_metric(text: str) -> tuple[str, str | None]:
+    name, colon, metric = text.rpartition(":")
+    return (name, metric) if colon and name else (text, None)
+
+
+def _load(manager: Any, name: str, written: Path) -> tuple[str, dict[str, Any]]:
+    path = Path(name).expanduser()
+    if path.suffix in (*SUFFIXES, ".yaml", ".yml"):
+        if not path.is_file():
+            raise InputError(f"task {name} does not exist; name a file or one of lm-eval's tasks")
+        wanted = str(write_task(path, written) if path.suffix in SUFFIXES else path.absolute())
+    elif name in manager.all_tasks:
+        wanted = name
+    else:
+        from difflib import get_close_matches
+
+        close = get_close_matches(name, manager.all_tasks, 3, 0.5)
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        raise InputError(f"task {name!r} is no task of lm-eval and no file{hint}")
+    with _silence(True), explained(f"task {name} cannot be loaded"):
+        tasks = dict(manager.load([wanted])["tasks"])
+        for task in tasks.values():
+            if not len(task.eval_docs):
+                raise InputError(f"task {name} has no items")
+    return (next(iter(tasks)) if path.suffix else name), tasks
+
+
+@contextlib.contextmanager
+def _silence(silent: bool) -> Iterator[None]:
+    """Keep lm-eval's bars and messages away: it has no switch for them."""
+    from transformers.utils import logging as transformers_logging
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    with contextlib.redirect_stderr(io.StringIO()) if silent else contextlib.nullcontext():
+        yield

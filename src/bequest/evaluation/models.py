@@ -1,0 +1,241 @@
+"""The models that are compared: found, judged and known by their contents before any is loaded."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bequest.checkpoints.checkpoint import open_checkpoint
+from bequest.checkpoints.lineage import file_hash, identity_hash, structure_hash
+from bequest.errors import BequestError, InputError
+
+if TYPE_CHECKING:
+    import torch
+
+_READ_WITH_THE_WEIGHTS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+)
+"""Files that change what a model says, beside its weights."""
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A model that is to be evaluated."""
+
+    label: str
+    """What tables call it; several candidates of one label are runs of one method."""
+    name: str
+    """Its hub id or path."""
+    folder: Path
+    """Where its files are."""
+    identity: str
+    """Hash of what it is: names, shapes and samples of its weights, configuration, tokenizer."""
+    num_parameters: int
+    """Of the model, tied ones counted once."""
+    dtype: str
+    """In which it runs."""
+
+
+def find_candidates(
+    models: Sequence[str], *, dtype: str = "auto", trust_remote_code: bool = False
+) -> list[Candidate]:
+    """Find the models, and refuse what is no causal language model with a tokenizer.
+
+    Args:
+        models: folders or hub ids, each possibly as LABEL=MODEL.
+        dtype: one of `DTYPES`.
+        trust_remote_code: let Python files of a model's folder run.
+
+    Raises:
+        InputError: a model does not exist or does not load, or all have one label.
+    """
+    named = [_label_and_source(model) for model in models]
+    labels = _labels([label for label, _ in named], [source for _, source in named])
+    if len(labels) > 1 and len(set(labels)) == 1:
+        raise InputError(
+            f"models are all called {labels[0]!r}; give the one before a label of its own"
+        )
+    return [
+        _find(label, source, dtype, trust_remote_code)
+        for label, (_, source) in zip(labels, named, strict=True)
+    ]
+
+
+def _label_and_source(model: str) -> tuple[str | None, str]:
+    label, equals, source = model.partition("=")
+    # A path may hold the sign too; a label holds no separator.
+    if equals and "/" not in label and not Path(model).expanduser().exists():
+        if not label or not source:
+            raise InputError(f"models holds {model!r}; give MODEL, or LABEL=MODEL")
+        return label, source
+    return None, model
+
+
+def _labels(given: Sequence[str | None], sources: Sequence[str]) -> list[str]:
+    """Call each model as asked, or by as much of the end of its path as tells it from the others."""
+    labels = []
+    for label, source in zip(given, sources, strict=True):
+        if label is not None:
+            labels.append(label)
+            continue
+        parts = Path(source).expanduser().absolute().parts
+        others = [other for other, named in zip(sources, given, strict=True) if named is None]
+        for count in range(1, len(parts) + 1):
+            labelled = "/".join(parts[-count:])
+            alike = [
+                other
+                for other in others
+                if "/".join(Path(other).expanduser().absolute().parts[-count:]) == labelled
+            ]
+            if len(alike) == 1 and labelled not in given:
+                break
+        labels.append(labelled)
+    return labels
+
+
+def _find(label: str, source: str, dtype: str, trust_remote_code: bool) -> Candidate:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    if (Path(source).expanduser() / "adapter_config.json").is_file():
+        raise InputError(
+            f"model {source} is an adapter, not a whole model; merge it into its base model first"
+        )
+    checkpoint = open_checkpoint(source, field="model")
+    folder = checkpoint.folder
+    trust = {"trust_remote_code": trust_remote_code}
+    with explained(f"model {source} is no causal language model"):
+        config = AutoConfig.from_pretrained(folder, **trust)
+        asked = None if dtype == "auto" else getattr(torch, dtype)
+        kind = asked or getattr(config, "dtype", None) or torch.float32
+        with torch.device("meta"):
+            skeleton = AutoModelForCausalLM.from_config(config, dtype=kind, **trust)
+    with explained(f"model {source} has no tokenizer that loads"):
+        AutoTokenizer.from_pretrained(folder, **trust)
+    digest = hashlib.sha256()
+    digest.update(structure_hash(checkpoint.tensors.values()).encode())
+    digest.update(identity_hash(checkpoint.tensors).encode())
+    for file in sorted([*(folder / name for name in _READ_WITH_THE_WEIGHTS), *folder.glob("*.py")]):
+        if file.is_file():
+            digest.update(f"{file.name} {file_hash(file)}".encode())
+    return Candidate(
+        label=label,
+        name=checkpoint.location.name,
+        folder=folder,
+        identity=digest.hexdigest(),
+        num_parameters=skeleton.num_parameters(),
+        dtype=str(kind).removeprefix("torch."),
+    )
+
+
+class LoadedModel:
+    """A candidate's weights in memory, each form of it made when it is first asked for."""
+
+    def __init__(
+        self, candidate: Candidate, *, batch_size: str, trust_remote_code: bool = False
+    ) -> None:
+        self.candidate = candidate
+        self._batch_size = batch_size
+        self._trust = trust_remote_code
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Its tokenizer."""
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.candidate.folder, trust_remote_code=self._trust)
+
+    @cached_property
+    def model(self) -> Any:
+        """The causal language model, on its device.
+
+        Raises:
+            InputError: it does not load, or not all of it is there.
+        """
+        import torch
+        from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
+
+        name = self.candidate.name
+        logging.disable_progress_bar()
+        with explained(f"model {name} cannot be loaded"):
+            model, told = AutoModelForCausalLM.from_pretrained(
+                self.candidate.folder,
+                dtype=getattr(torch, self.candidate.dtype),
+                output_loading_info=True,
+                trust_remote_code=self._trust,
+            )
+            missing = sorted([*told["missing_keys"], *told["mismatched_keys"]])
+            if missing:
+                raise InputError(
+                    f"model {name} lacks {missing[0]} and would run with random weights there; "
+                    "name the folder of a whole model"
+                )
+            return model.to(device()).eval()
+
+    @cached_property
+    def harness(self) -> Any:
+        """The model as lm-eval runs it, loaded by lm-eval from its path.
+
+        Given a path, lm-eval places the model of each process itself. Probabilities are taken in
+        float32, for those of bfloat16 are so coarse that choices tie.
+        """
+        self.release_model()
+        from lm_eval.models.huggingface import HFLM
+
+        with explained(f"model {self.candidate.name} cannot be loaded by lm-eval"):
+            return HFLM(
+                pretrained=str(self.candidate.folder),
+                dtype=self.candidate.dtype,
+                softmax_dtype="float32",
+                device=str(device()),
+                batch_size=self._batch_size,
+                trust_remote_code=self._trust,
+            )
+
+    def release_model(self) -> None:
+        """Give the memory of `model` back."""
+        self.__dict__.pop("model", None)
+        gc.collect()
+
+    def release(self) -> None:
+        """Give all memory back."""
+        self.__dict__.pop("harness", None)
+        self.release_model()
+
+
+def device() -> torch.device:
+    """Return where models run: this process's GPU, if there is one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turn whatever a library raises while it loads something into one sentence."""
+    try:
+        yield
+    except (BequestError, MemoryError):
+        raise
+    except Exception as error:  # Which kinds it raises depends on what is wrong.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{what}: {reason[:200].rstrip('.')}") from error

@@ -1,0 +1,200 @@
+"""Comparisons as tables and a figure of `results.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from bequest.evaluation.items import ItemScores
+from bequest.evaluation.models import Candidate
+from bequest.evaluation.paired import Comparison, Statistics
+from bequest.results import Section
+
+
+def sections_of(
+    candidates: Sequence[Candidate],
+    scores: Mapping[str, Sequence[ItemScores]],
+    comparisons: Sequence[Comparison],
+    target: Sequence[str],
+    level: float,
+) -> list[Section]:
+    """Lay out what was found.
+
+    Args:
+        candidates: the models.
+        scores: for each task every model's items.
+        comparisons: judged models against the one before, and perhaps against one another.
+        target: names of the tasks that the change was made for.
+        level: of the intervals.
+    """
+    before = candidates[0].label
+    sections = [
+        _gains("Gains and losses", [c for c in comparisons if c.before_name == before], level)
+    ]
+    between = [c for c in comparisons if c.before_name != before]
+    if between:
+        sections.append(_gains("The judged models against one another", between, level))
+    changed = [c for c in comparisons if c.changed is not None]
+    if changed:
+        sections.append(_changed_items(changed))
+    sections += _target_against_forgetting(
+        [c for c in comparisons if c.before_name == before], set(target)
+    )
+    if len({candidate.label for candidate in candidates}) < len(candidates):
+        sections.append(_every_run(candidates, scores))
+    sections.append(_models(candidates))
+    return sections
+
+
+def notes_on(comparisons: Sequence[Comparison], statistics: Statistics) -> list[str]:
+    """Say what a reader must know to read the comparisons, a sentence each."""
+    tested = sum(one.p_value is not None for one in comparisons)
+    notes = []
+    if tested > 1:
+        notes.append(
+            f"Verdicts hold for all {tested} comparisons together (Holm, {statistics.alpha:g}); "
+            "an interval is that of its task alone."
+        )
+    alone = sorted({one.task for one in comparisons if one.num_items == 1})
+    if alone:
+        notes.append(
+            f"{', '.join(alone)}: one document tells nothing of others; give .jsonl with many."
+        )
+    runs = {one.num_runs for one in comparisons}
+    if (1, 1) in runs:
+        notes.append(
+            "A verdict on single models is on these models; of the methods that made them only "
+            "several runs tell (LABEL=MODEL)."
+        )
+    return notes
+
+
+def _gains(title: str, comparisons: Sequence[Comparison], level: float) -> Section:
+    columns = [
+        "task",
+        "metric",
+        "better is",
+        "items",
+        "before",
+        "after",
+        "score before",
+        "score after",
+        "difference",
+        f"{level:.0%} interval, low",
+        f"{level:.0%} interval, high",
+        "p",
+        "corrected p",
+        "verdict",
+        "smallest difference it could show",
+    ]
+    rows = [
+        [
+            one.task,
+            one.metric,
+            "higher" if one.higher_is_better else "lower",
+            one.num_items,
+            _with_runs(one.before_name, one.num_runs[0]),
+            _with_runs(one.after_name, one.num_runs[1]),
+            one.before,
+            one.after,
+            one.difference,
+            *(one.interval or (None, None)),
+            one.p_value,
+            one.corrected_p,
+            one.verdict,
+            one.smallest_difference,
+        ]
+        for one in comparisons
+    ]
+    return Section(title=title, type="table", data={"columns": columns, "rows": rows})
+
+
+def _with_runs(name: str, runs: int) -> str:
+    return name if runs == 1 else f"{name} ({runs} runs)"
+
+
+def _changed_items(comparisons: Sequence[Comparison]) -> Section:
+    rows = [
+        [one.task, one.before_name, one.after_name, one.num_items, *(one.changed or ())]
+        for one in comparisons
+    ]
+    columns = ["task", "before", "after", "items", "right only after", "right only before"]
+    return Section(
+        title="Items that changed", type="table", data={"columns": columns, "rows": rows}
+    )
+
+
+def _target_against_forgetting(
+    comparisons: Sequence[Comparison], target: set[str]
+) -> list[Section]:
+    """Gain on the target against gain on the rest, one figure for each pair of units.
+
+    A share of right items and bits per byte cannot be averaged, so tasks of one unit are.
+    """
+    if not target:
+        return []
+    gains: dict[tuple[str, str, bool], list[float]] = {}
+    for one in comparisons:
+        gain = one.difference if one.higher_is_better else -one.difference
+        key = (one.after_name, _unit(one), one.task in target)
+        gains.setdefault(key, []).append(gain)
+    models = list(dict.fromkeys(one.after_name for one in comparisons))
+    units = list(dict.fromkeys(_unit(one) for one in comparisons))
+    sections = []
+    for aim in units:
+        for kept in units:
+            points = [
+                (model, gains[model, kept, False], gains[model, aim, True])
+                for model in models
+                if (model, kept, False) in gains and (model, aim, True) in gains
+            ]
+            if points:
+                sections.append(_figure(aim, kept, points))
+    return sections
+
+
+def _figure(aim: str, kept: str, points: Sequence[tuple[str, list[float], list[float]]]) -> Section:
+    series = [
+        {
+            "name": model,
+            "x": [float(np.mean(rest))],
+            "y": [float(np.mean(own))],
+            "labels": [model],
+        }
+        for model, rest, own in points
+    ]
+    series.append({"name": "before", "x": [0.0], "y": [0.0], "labels": ["before"]})
+    data = {
+        "x_label": f"gain on the other tasks ({kept}; below 0 is forgotten)",
+        "y_label": f"gain on the target ({aim})",
+        "series": series,
+    }
+    title = "Target against forgetting"
+    return Section(
+        title=title if aim == kept else f"{title}: {aim} against {kept}", type="scatter", data=data
+    )
+
+
+def _unit(one: Comparison) -> str:
+    return one.metric if one.metric == "bits per byte" else "share of items"
+
+
+def _every_run(
+    candidates: Sequence[Candidate], scores: Mapping[str, Sequence[ItemScores]]
+) -> Section:
+    rows = [
+        [candidate.label, candidate.name, *(own[row].score for own in scores.values())]
+        for row, candidate in enumerate(candidates)
+    ]
+    columns = ["label", "model", *(f"{name} ({own[0].metric})" for name, own in scores.items())]
+    return Section(title="Every run", type="table", data={"columns": columns, "rows": rows})
+
+
+def _models(candidates: Sequence[Candidate]) -> Section:
+    rows = [
+        [one.label, one.name, one.num_parameters, one.dtype, one.identity[:12]]
+        for one in candidates
+    ]
+    columns = ["label", "model", "parameters", "dtype", "identity"]
+    return Section(title="Models", type="table", data={"columns": columns, "rows": rows})

@@ -1,0 +1,157 @@
+"""lm-eval's tasks item by item: the same numbers as lm-eval's own, and as a slow hand count."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from bequest.errors import InputError
+from bequest.evaluation.models import LoadedModel, find_candidates
+from training.tiny_sft import save_model
+
+pytest.importorskip("lm_eval")
+
+from bequest.evaluation.harness_task import HarnessTask, load_tasks
+
+QUESTIONS = [
+    {"question": f"What comes after {n}?", "choices": [str(n), str(n + 1), "x" * n], "answer": 1}
+    for n in range(1, 13)
+]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    folder = save_model(tmp_path_factory.mktemp("model"))
+    (candidate,) = find_candidates([str(folder)])
+    return LoadedModel(candidate, batch_size="4")
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def load(*names: object, written: Path, **options: Any) -> list[HarnessTask]:
+    settings = {"task_folder": None, "num_fewshot": None, "chat": False, "limit": None, **options}
+    return load_tasks([str(name) for name in names], written=written, **settings)
+
+
+def by_hand(folder: Path, rows: list[dict[str, Any]]) -> list[float]:
+    """Whether the likeliest choice is the right one, a forward pass a choice, in float64."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    reader = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    right = []
+    for row in rows:
+        context = tokenizer.encode(f"Question: {row['question']}\nAnswer:")
+        totals = []
+        for choice in row["choices"]:
+            said = tokenizer.encode(" " + choice)
+            with torch.no_grad():
+                logits = reader(torch.tensor([context + said])).logits[0]
+            log_probs = torch.log_softmax(logits, -1)[len(context) - 1 : -1]
+            totals.append(float(log_probs[range(len(said)), said].sum()))
+        right.append(float(int(np.argmax(totals)) == row["answer"]))
+    return right
+
+
+def test_choices_are_scored_as_by_hand_and_as_by_lm_eval(
+    model: LoadedModel, tmp_path: Path
+) -> None:
+    from lm_eval import simple_evaluate
+
+    data = write_lines(tmp_path / "after.jsonl", QUESTIONS)
+    (task,) = load(data, written=tmp_path / "w")
+    assert (task.name, task.num_items) == ("after", 12)
+    assert task.bytes_read > sum(len(row["question"]) * 3 for row in QUESTIONS)
+    found = task.measure(model, progress=False, scratch=None)
+    assert found is not None and found.is_binary and found.higher_is_better
+    assert found.metric == "acc"
+    assert found.values.tolist() == by_hand(model.candidate.folder, QUESTIONS)
+    assert 0 < found.score < 1, "the comparison would show nothing"
+    (again,) = load(data, written=tmp_path / "w")
+    own = simple_evaluate(
+        model="hf",
+        model_args={"pretrained": str(model.candidate.folder), "softmax_dtype": "float32"},
+        tasks=list(again._tasks.values()),
+        batch_size=4,
+        bootstrap_iters=0,
+        device="cpu",
+    )
+    assert own["results"]["after"]["acc,none"] == pytest.approx(found.score)
+    samples = sorted(own["samples"]["after"], key=lambda sample: sample["doc_id"])
+    assert [sample["acc"] for sample in samples] == found.values.tolist()
+
+
+def test_another_metric_can_be_chosen_and_none_that_is_not_there(
+    model: LoadedModel, tmp_path: Path
+) -> None:
+    data = write_lines(tmp_path / "after.jsonl", QUESTIONS)
+    plain, normed, wrong = load(
+        data, f"{data}:acc_norm", f"{data}:f2", written=tmp_path / "w", limit=3
+    )
+    assert plain.num_items == 3
+    found = normed.measure(model, progress=False, scratch=None)
+    assert found is not None and found.metric == "acc_norm" and len(found.ids) == 3
+    assert len({plain.fingerprint, normed.fingerprint}) == 2
+    with pytest.raises(InputError, match=r"no metric 'f2' .* it has: acc, acc_norm"):
+        wrong.measure(model, progress=False, scratch=None)
+
+
+def test_written_answers_are_matched(model: LoadedModel, tmp_path: Path) -> None:
+    rows = [{"prompt": "a b c", "answer": "d"}, {"prompt": "a b c", "answer": "d"}]
+    (task,) = load(write_lines(tmp_path / "w.jsonl", rows), written=tmp_path / "w")
+    found = task.measure(model, progress=False, scratch=None)
+    assert found is not None and found.metric == "exact_match"
+    # The same question twice is two items, told apart by their order.
+    assert found.ids[1] == f"{found.ids[0]}#2"
+
+
+def test_a_group_is_one_task(model: LoadedModel, tmp_path: Path) -> None:
+    for name, rows in (("low", QUESTIONS[:5]), ("high", QUESTIONS[5:])):
+        write_lines(tmp_path / f"{name}.jsonl", rows)
+        load(tmp_path / f"{name}.jsonl", written=tmp_path / "yaml")
+    (tmp_path / "yaml" / "both.yaml").write_text(
+        "group: both\ntask: [low, high]\n", encoding="utf-8"
+    )
+    (task,) = load("both", written=tmp_path / "w", task_folder=str(tmp_path / "yaml"))
+    assert task.num_items == 12
+    found = task.measure(model, progress=False, scratch=None)
+    assert found is not None
+    assert {id_.partition("/")[0] for id_ in found.ids} == {"low", "high"}
+    assert sorted(found.values) == sorted(by_hand(model.candidate.folder, QUESTIONS))
+
+
+def test_the_fingerprint_is_of_what_is_read_not_of_where(tmp_path: Path) -> None:
+    one = write_lines(tmp_path / "after.jsonl", QUESTIONS)
+    (tmp_path / "moved").mkdir()
+    two = write_lines(tmp_path / "moved" / "after.jsonl", QUESTIONS)
+    (first,), (second,) = load(one, written=tmp_path / "a"), load(two, written=tmp_path / "b")
+    assert first.fingerprint == second.fingerprint
+    changed = [*QUESTIONS[:-1], {**QUESTIONS[-1], "answer": 0}]
+    (third,) = load(write_lines(two, changed), written=tmp_path / "c")
+    assert third.fingerprint != first.fingerprint
+    (shots,) = load(one, written=tmp_path / "d", num_fewshot=2)
+    assert shots.fingerprint != first.fingerprint
+
+
+def test_what_is_no_task_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.yaml does not exist"):
+        load(tmp_path / "none.yaml", written=tmp_path)
+    with pytest.raises(InputError, match="task_folder"):
+        load("x", written=tmp_path, task_folder=str(tmp_path / "nowhere"))
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("task: broken\ndataset_path: json\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"broken\.yaml cannot be loaded"):
+        load(broken, written=tmp_path)
+
+
+@pytest.mark.slow
+def test_a_misspelled_stock_name_gets_a_hint(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"'helaswag' is no task of lm-eval .*hellaswag"):
+        load("helaswag", written=tmp_path)
