@@ -37,8 +37,9 @@ class HeldOutLosses:
     def nats_per_document(self) -> NDArray[np.float64]:
         """(D,) sum of each document's losses."""
         document = np.repeat(np.arange(len(self.tokens_per_document)), self.tokens_per_document)
-        weights = self.token_losses.astype(np.float64)
-        return np.bincount(document, weights, minlength=len(self.tokens_per_document))
+        sums = np.zeros(len(self.tokens_per_document))
+        np.add.at(sums, document, self.token_losses)
+        return sums
 
     @property
     def loss(self) -> float:

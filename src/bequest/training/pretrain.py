@@ -192,7 +192,7 @@ def _throughput(
 def _add_averages(trainer: PretrainTrainer, plan: PretrainPlan) -> WeightAveragingCallback | None:
     if not plan.recipes:
         return None
-    averaging = WeightAveragingCallback(trainer, **plan.recipes)
+    averaging = WeightAveragingCallback(trainer, save_averaged=True, **plan.recipes)
     trainer.add_callback(averaging)
     return averaging
 

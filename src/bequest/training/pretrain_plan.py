@@ -132,7 +132,7 @@ class PretrainPlan:
         if flops is None:
             return None
         peak, _ = peak_flops(self.arguments.device, training_dtype(self.arguments))
-        return self.length.tokens_trained * flops / peak / self.arguments.world_size
+        return self.length.tokens_trained * flops / peak / int(self.arguments.world_size)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -99,14 +99,10 @@ def _evaluations(log: Log, name: str, metric: str) -> dict[str, Any]:
     prefix = "eval_" if name == TRAINED else f"eval_{name}_"
     # A step that is evaluated twice counts once.
     found = {int(entry["step"]): entry for entry in log if f"{prefix}{metric}" in entry}
-    y = [_finite(entry[f"{prefix}{metric}"]) for entry in found.values()]
-    line: dict[str, Any] = {"name": name, "x": list(found), "y": y}
-    errors = [entry.get(f"{prefix}{metric}_error") for entry in found.values()]
-    if (
-        found
-        and all(error is not None and math.isfinite(error) for error in errors)
-        and None not in y
-    ):
+    y = [entry[f"{prefix}{metric}"] for entry in found.values()]
+    line: dict[str, Any] = {"name": name, "x": list(found), "y": list(map(_finite, y))}
+    errors = [entry.get(f"{prefix}{metric}_error", math.nan) for entry in found.values()]
+    if found and all(map(math.isfinite, [*y, *errors])):
         line["interval"] = {
             "low": [value - _SIGMAS * error for value, error in zip(y, errors, strict=True)],
             "high": [value + _SIGMAS * error for value, error in zip(y, errors, strict=True)],

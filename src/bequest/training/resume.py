@@ -40,7 +40,7 @@ def resume_point(run: Path) -> ResumePoint:
     Args:
         run: the folder with `checkpoint-N` folders; it need not exist.
     """
-    notes = []
+    notes: list[str] = []
     for found in reversed(find_checkpoints(run)) if run.is_dir() else ():
         if not found.path.name.startswith("checkpoint-"):
             continue

@@ -51,10 +51,11 @@ def flops_per_token(model: PreTrainedModel, block_length: int) -> float | None:
         for name in ("num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok")
     ):
         return None
-    multiplied = model.num_parameters() - _looked_up(model)
+    multiplied: int = model.num_parameters() - _looked_up(model)
     heads = getattr(config, "num_attention_heads", None) or 0
     size = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
-    return 6.0 * multiplied + 12.0 * config.num_hidden_layers * heads * size * block_length
+    attended: int = 12 * config.num_hidden_layers * heads * size * block_length
+    return 6.0 * multiplied + attended
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:

@@ -86,7 +86,8 @@ def make_arguments(
         with warnings.catch_warnings():
             # Libraries set fields that transformers has renamed.
             warnings.simplefilter("ignore", FutureWarning)
-            return arguments_class(output_dir=str(run), **settings)
+            made: Arguments = arguments_class(output_dir=str(run), **settings)
+            return made
     except (MemoryError, OSError):
         raise
     except Exception as error:  # Enumerations, devices and accelerate raise kinds of their own.
