@@ -222,7 +222,8 @@ def plan_pretrain(
     size = len(tokenizer) if tokenizer is not None else int(config.train_tokenizer or 0)
     fit_to_tokenizer(start, tokenizer, size, config.model_config)
     length = _estimated(config, arguments, documents, tokenizer)
-    if arguments.max_steps > 0 or length.exact:
+    # Of an estimated length only this is certain.
+    if arguments.max_steps > 0 or length.exact or length.steps < 1:
         check_length(config, recipes, length)
     record = _record(config, settings, start, documents, tokenizer, arguments.world_size)
     goes_on = check_run(config.run_folder, record, overwrite=config.overwrite)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import (
     CONFIG_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -138,6 +139,12 @@ def find_start(
             checkpoint=None if from_scratch else open_checkpoint(model, revision=revision),
             location=location,
             trust_remote_code=trust_remote_code,
+        )
+    reads_both_ways = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not config.is_encoder_decoder
+    if reads_both_ways and not getattr(config, "is_decoder", False):
+        raise InputError(
+            f"model is of the type {config.model_type}, which sees the tokens that it should predict; "
+            "take a decoder, such as llama"
         )
     with explained("model is no causal language model that transformers can make"):
         start.skeleton()
