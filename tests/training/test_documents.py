@@ -4,13 +4,14 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bequest.errors import InputError
-from bequest.training.documents import Documents, read_documents
+from bequest.training.documents import Documents, read_documents, shared_out
 from training.tiny_pretraining import texts, write_texts
 
 
@@ -27,7 +28,7 @@ def read(data: Any, **changes: Any) -> Documents:
 
 
 def sides(found: Documents) -> tuple[set[str], set[str]]:
-    return set(found.training_texts()), set(found.held_out_texts())
+    return set(found.training_texts()), set(found.held_out)
 
 
 @settings(max_examples=20)
@@ -51,18 +52,40 @@ def test_the_split_is_the_hash_of_the_text() -> None:
 
 def test_copies_fall_on_one_side_and_are_measured_once() -> None:
     found = read(Dataset.from_dict({"text": texts(20) * 2 + ["", " ", None]}))
-    assert len(found.held_out_texts()) == len(set(found.held_out_texts()))
-    assert not set(found.held_out_texts()) & set(found.training_texts())
+    assert len(found.held_out) == len(set(found.held_out))
+    assert not set(found.held_out) & set(found.training_texts())
     assert len(found.training) == 2 * len(set(found.training_texts()))
 
 
-def test_less_held_out_text_is_the_beginning_of_more() -> None:
-    data = Dataset.from_dict({"text": texts(60)})
-    more, less = read(data), read(data, held_out_bytes=300)
-    assert more.held_out_texts()[: len(less.held_out)] == less.held_out_texts()
-    assert 0 < less.held_out_bytes.sum() <= 300 < more.held_out_bytes.sum()
-    assert sides(less)[0] == sides(more)[0]
-    assert less.held_out_bytes.tolist() == [len(t.encode()) for t in less.held_out_texts()]
+def test_of_less_held_out_text_there_are_the_beginnings() -> None:
+    long = [f"{text} " + "x" * 5000 for text in texts(60)]
+    data = Dataset.from_dict({"text": long})
+    more, less, least = read(data), read(data, held_out_bytes=30_000), read(data, held_out_bytes=9)
+    assert set(more.held_out) < set(long)
+    assert all(
+        whole.startswith(cut) for whole, cut in zip(more.held_out, less.held_out, strict=False)
+    )
+    assert 29_000 < less.held_out_bytes.sum() <= 30_000 < more.held_out_bytes.sum()
+    assert sides(less)[0] == sides(more)[0] == sides(least)[0]
+    assert least.held_out == (more.held_out[0].encode()[:2048].decode(),)
+    for one in (more, less, least):
+        assert one.held_out_bytes.tolist() == [len(text.encode()) for text in one.held_out]
+    assert len({one.fingerprint for one in (more, less, least)}) == 3
+
+
+@given(st.lists(st.integers(1, 20_000), min_size=1, max_size=40), st.integers(1, 200_000))
+def test_bytes_are_shared_out_evenly(sizes: list[int], budget: int) -> None:
+    shares = shared_out(np.array(sizes), budget)
+    assert sum(shares) <= max(budget, min(sizes[0], 2048))
+    cut = [share for share, size in zip(shares, sizes, strict=False) if share < size]
+    # Whoever is cut gets as much as anyone, and at least 2,048.
+    assert len(set(cut)) <= 1 and all(share == max(shares) >= 2048 for share in cut)
+    if len(shares) < len(sizes):
+        # Not even the least share of one more document fits.
+        everyone = [min(size, 2048) for size in sizes[: len(shares) + 1]]
+        assert sum(everyone) > budget
+    elif sum(sizes) <= budget:
+        assert shares == sizes
 
 
 def test_a_held_out_file_is_kept_from_training(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_the_finished_folder_is_the_measured_model(result: PretrainResult, folde
     stream: list[int] = []
     for text in plan_pretrain(
         PretrainConfig(**settings(folder, out=str(folder / "o")))
-    ).documents.held_out_texts():
+    ).documents.held_out:
         stream += [tokenizer.eos_token_id, *tokenizer.encode(text, add_special_tokens=False)]
     nats = []
     for start in range(0, len(stream) - 1, 15):

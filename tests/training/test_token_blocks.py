@@ -104,9 +104,9 @@ def test_each_held_out_token_is_measured_once(
     model = LlamaForCausalLM(config).double().eval()
     lines = texts(8)
     found = documents(lines)
-    stream = spelled(tokenizer, found.held_out_texts())
+    stream = spelled(tokenizer, found.held_out)
     wanted, position = [], 0
-    for text in found.held_out_texts():
+    for text in found.held_out:
         for _ in tokenizer.encode(text, add_special_tokens=False):
             position += 1
             start = (position - 1) // (length - 1) * (length - 1)
@@ -125,7 +125,7 @@ def test_each_held_out_token_is_measured_once(
     metrics = meter(EvalPrediction(predictions=np.concatenate(per_position), label_ids=None))
     (measured,) = meter.measured
     np.testing.assert_allclose(measured.token_losses, wanted, rtol=1e-5)
-    size = sum(len(text.encode()) for text in found.held_out_texts())
+    size = sum(len(text.encode()) for text in found.held_out)
     assert metrics["loss"] == pytest.approx(np.mean(wanted), rel=1e-6)
     assert metrics["bits_per_byte"] == pytest.approx(sum(wanted) / np.log(2) / size, rel=1e-6)
 

@@ -18,6 +18,7 @@ from bequest.training.samples import explained, progress_bars, read_samples
 _TEXT = (".txt", ".md")
 _TABLES = (".jsonl", ".json", ".parquet")
 _READ_AT_ONCE = 1000
+_LEAST_BYTES = 2048
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,14 +27,14 @@ class Documents:
 
     training: Dataset
     """The documents to train on, in the order of their source."""
-    held_out: Dataset
-    """The documents that are measured, in the order of their hashes."""
+    held_out: tuple[str, ...]
+    """The texts that are measured, in the order of their documents' hashes."""
     text_field: str
     """The column with the text."""
     training_bytes: int
     """Length of all training documents in UTF-8."""
     held_out_bytes: NDArray[np.int64]
-    """Length of each held-out document in UTF-8."""
+    """Length of each of these texts in UTF-8."""
     fingerprint: str
     """A hash of the texts of both, in their order."""
 
@@ -41,10 +42,6 @@ class Documents:
         """Give the training texts one by one."""
         for batch in self.training.select_columns(self.text_field).iter(_READ_AT_ONCE):
             yield from batch[self.text_field]
-
-    def held_out_texts(self) -> list[str]:
-        """Return the held-out texts."""
-        return list(self.held_out[self.text_field])
 
 
 def read_documents(
@@ -72,8 +69,9 @@ def read_documents(
         held_out: a source of documents to hold out, like `data`; those of them that `data` has too
             are not trained on. None holds out some of `data`.
         held_out_fraction: about which share of the documents of `data` is held out.
-        held_out_bytes: how much held-out text is measured at most, in bytes; documents are taken
-            in the order of their hashes. What is beyond is neither measured nor trained on.
+        held_out_bytes: how much held-out text is measured at most, in bytes: of long documents the
+            beginnings, because many documents tell more than much of a few. Of documents beyond
+            that, in the order of their hashes, nothing is measured; none of them is trained on.
 
     Raises:
         InputError: a source cannot be read, has no such column, or leaves one side empty.
@@ -99,19 +97,47 @@ def read_documents(
     # A copy of a document tells nothing new.
     _, first = np.unique(measured_hashes[candidates], return_index=True)
     candidates = candidates[first]
-    kept = max(
-        1, int(np.searchsorted(np.cumsum(measured_sizes[candidates]), held_out_bytes, "right"))
-    )
-    candidates = candidates[:kept]
-    digest = hashlib.sha256(hashes[training].tobytes() + measured_hashes[candidates].tobytes())
+    limits = shared_out(measured_sizes[candidates], held_out_bytes)
+    candidates = candidates[: len(limits)]
+    whole_texts = measured.select(candidates)[text_field]
+    cut = tuple(_beginning(text, size) for text, size in zip(whole_texts, limits, strict=True))
+    cut_bytes = np.array([len(text.encode()) for text in cut], np.int64)
+    parts = (hashes[training], measured_hashes[candidates], cut_bytes)
+    digest = hashlib.sha256(b"".join(part.tobytes() for part in parts))
     return Documents(
         training=whole.select(training),
-        held_out=measured.select(candidates),
+        held_out=cut,
         text_field=text_field,
         training_bytes=int(sizes[training].sum()),
-        held_out_bytes=measured_sizes[candidates],
+        held_out_bytes=cut_bytes,
         fingerprint=digest.hexdigest()[:16],
     )
+
+
+def shared_out(sizes: NDArray[np.int64], budget: int) -> list[int]:
+    """Share a number of bytes out over documents: short ones whole, of long ones equally much.
+
+    Args:
+        sizes: (D,) bytes of each document, the most important first.
+        budget: bytes in all, unless the first document's least share is more.
+
+    Returns:
+        How much of each of the first documents to take: so many that each gets at least
+        2,048 bytes, or all of itself.
+    """
+    least = np.minimum(sizes, _LEAST_BYTES)
+    kept = max(1, int(np.searchsorted(np.cumsum(least), budget, "right")))
+    ordered = np.sort(sizes[:kept])
+    # If the i-th smallest were the highest share, so much would be given out.
+    given = np.cumsum(ordered) + ordered * np.arange(kept - 1, -1, -1)
+    whole = int(np.searchsorted(given, budget, "right"))
+    left = budget - int(ordered[:whole].sum())
+    share = ordered[-1] if whole == kept else max(_LEAST_BYTES, left // (kept - whole))
+    return [min(int(size), int(share)) for size in sizes[:kept]]
+
+
+def _beginning(text: str, size: int) -> str:
+    return text.encode()[:size].decode(errors="ignore")
 
 
 def _read(

@@ -44,7 +44,8 @@ class PretrainConfig:
     """Without held_out: about which share of the documents is held out, chosen by a hash of each
     text, so that all runs on the same text hold out the same."""
     held_out_bytes: int = 1_000_000
-    """Held-out text that is measured at most; more makes the standard error smaller."""
+    """Held-out text that is measured at most, of long documents the beginnings; more makes the
+    standard error smaller."""
     block_length: int = 1024
     """Tokens of a training sequence."""
     schedule: str = "cosine"

@@ -169,7 +169,7 @@ def write_streams(
     boundary = end_of_sequence(tokenizer)
     spelled = [
         spell(tokenizer, text, f"held-out document {row}")
-        for row, text in enumerate(documents.held_out_texts())
+        for row, text in enumerate(documents.held_out)
     ]
     with staged_folder(cache / key) as folder:
         stream = [np.array([boundary, *ids], kind) for ids in spelled]
