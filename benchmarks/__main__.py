@@ -7,7 +7,7 @@ import sys
 
 from benchmarks.harness import ROOT
 
-BENCHMARKS = ("startup", "inherit", "average", "linear_cross_entropy", "token_losses")
+BENCHMARKS = ("startup", "inherit", "average", "linear_cross_entropy", "token_losses", "pretrain")
 
 
 def main() -> int:

@@ -16,19 +16,20 @@ import pytest
 import bequest
 
 SCRIPT = Path(__file__).with_name("pretrain_kill_run.py")
-KILLS = {
+QUICK = {
     "between saves": ["step:5"],
-    "before the first save": ["step:2"],
-    "while tokenizing": ["tokenize"],
+    "while tokenizing, and in the last save": ["tokenize", "save:10:state"],
+    "again and again": ["step:2", "save:6:optimizer", "step:7", "publish"],
+}
+"""When each run is killed, one death after another."""
+SLOW = {
     "in the model of a save": ["save:6:model"],
     "in the optimizer of a save": ["save:6:optimizer"],
     "before the last file of a save": ["save:6:generators"],
     "in the last file of a save": ["save:6:state"],
-    "in the last save": ["save:10:state"],
-    "before it is published": ["publish"],
-    "again and again": ["step:4", "save:6:optimizer", "step:7", "save:9:model", "publish"],
+    "at each step": [f"step:{step}" for step in range(1, 11)],
+    "in each save": [f"save:{step}:model" for step in (3, 6, 9, 10)],
 }
-"""When each run is killed, one death after another."""
 
 
 def write_texts(file: Path) -> None:
@@ -74,16 +75,24 @@ def config(folder: Path, data: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def quick(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return run_all(QUICK, tmp_path_factory.mktemp("quick"))
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return run_all(SLOW, tmp_path_factory.mktemp("slow"))
+
+
+def run_all(kills: dict[str, list[str]], root: Path) -> dict[str, Path]:
     """The folder of an uninterrupted run, and those of runs that were killed and run again."""
-    root = tmp_path_factory.mktemp("killed")
     write_texts(root / "texts.jsonl")
-    folders = {name: root / f"run-{number}" for number, name in enumerate(["whole", *KILLS])}
+    folders = {name: root / f"run-{number}" for number, name in enumerate(["whole", *kills])}
     jobs: list[dict[str, Any]] = []
     expected = []
     for name, folder in folders.items():
         folder.mkdir()
-        for kill in [*KILLS.get(name, []), None]:
+        for kill in [*kills.get(name, []), None]:
             jobs.append({"config": config(folder, root / "texts.jsonl"), "kill": kill})
             expected.append(0 if kill is None else -signal.SIGKILL)
     (root / "jobs.json").write_text(json.dumps(jobs))
@@ -127,8 +136,18 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return found
 
 
-@pytest.mark.parametrize("name", KILLS)
-def test_killed_and_run_again(runs: dict[str, Path], name: str) -> None:
+@pytest.mark.parametrize("name", QUICK)
+def test_killed_and_run_again(quick: dict[str, Path], name: str) -> None:
+    compare(quick, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SLOW)
+def test_killed_at_other_moments(slow: dict[str, Path], name: str) -> None:
+    compare(slow, name)
+
+
+def compare(runs: dict[str, Path], name: str) -> None:
     whole, killed = files_of(runs["whole"]), files_of(runs[name])
     for part in ("out/model", "optimizer.pt", "rng_state.pth", "ema-shadow", "averaging/step-10"):
         assert any(part in file for file in whole), part

@@ -158,6 +158,8 @@ def _read(
                     f"{field} {source} holds no {', '.join((*_TEXT, *_TABLES))} file; name another"
                 )
             read = _read_files(field, files, sample_by, text_field)
+        elif path.suffix in (*_TEXT, *_TABLES) and not path.exists():
+            raise InputError(f"{field} {source} does not exist; name a file, a folder or a hub id")
         else:
             read = read_samples(source, split=split)
     if text_field not in read.column_names:
