@@ -13,7 +13,8 @@ from bequest.checkpoints.model_card import write_model_card
 from bequest.results import Section, write_results
 from bequest.training.average_recipes import TRAINED
 from bequest.training.held_out_losses import HeldOutLosses, save_losses
-from bequest.training.pretrain_plan import PretrainPlan, RunLength
+from bequest.training.pretrain_plan import PretrainPlan
+from bequest.training.run_length import RunLength
 
 
 def write_finished(

@@ -25,16 +25,11 @@ from bequest.training.average_recipes import TRAINED
 from bequest.training.averaging_callback import WeightAveragingCallback
 from bequest.training.finished_model import write_finished
 from bequest.training.held_out_losses import HeldOutLosses, HeldOutMeter
-from bequest.training.pretrain_plan import (
-    PretrainPlan,
-    RunLength,
-    check_length,
-    run_length,
-    training_dtype,
-)
+from bequest.training.pretrain_plan import PretrainPlan, training_dtype
 from bequest.training.pretrain_results import pretrain_sections
 from bequest.training.pretrain_trainer import PretrainTrainer
 from bequest.training.resume import open_run
+from bequest.training.run_length import RunLength, check_length, run_length
 from bequest.training.starting_model import fit_to_tokenizer
 from bequest.training.throughput import Throughput, flops_per_token, peak_flops
 from bequest.training.token_blocks import TokenBlocks, as_batch, open_blocks, write_streams

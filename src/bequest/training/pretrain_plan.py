@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainingArguments
@@ -19,11 +16,11 @@ from bequest.averaging.recipes import Recipe
 from bequest.checkpoints.lineage import describe_input
 from bequest.checkpoints.publish import check_target
 from bequest.errors import InputError
-from bequest.training.average_recipes import TRAINED, average_recipes
+from bequest.training.average_recipes import average_recipes
 from bequest.training.documents import Documents, read_documents
-from bequest.training.learning_rate import scheduler_arguments
 from bequest.training.pretrain_config import PretrainConfig, check_config
 from bequest.training.resume import ResumePoint, check_run, resume_point
+from bequest.training.run_length import RunLength, check_length, estimated_length
 from bequest.training.starting_model import (
     StartingModel,
     find_start,
@@ -31,8 +28,8 @@ from bequest.training.starting_model import (
     load_tokenizer,
 )
 from bequest.training.throughput import flops_per_token, peak_flops
-from bequest.training.token_blocks import cached, end_of_sequence, fingerprint, tokenize
-from bequest.training.tokenizer_training import check_size, train_tokenizer
+from bequest.training.token_blocks import end_of_sequence, fingerprint
+from bequest.training.tokenizer_training import check_size
 from bequest.training.training_arguments import make_arguments, read_training
 
 _RESERVED = {
@@ -67,9 +64,6 @@ _DEFAULTS: dict[str, Any] = {
 """As GPT-2 is trained since nanoGPT (and in the papers), where TrainingArguments differ."""
 _WITHOUT_EFFECT = ("report_to", "run_name", "logging_dir", "save_total_limit", "log_level")
 """Settings that may change when a run is resumed: they decide no number."""
-_SAMPLED_DOCUMENTS = 64
-_SAMPLED_CHARACTERS = 20_000
-_SAMPLED_FOR_TOKENIZER = 2_000_000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -135,32 +129,6 @@ class PretrainPlan:
         return self.length.tokens_trained * flops / peak / int(self.arguments.world_size)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunLength:
-    """How much there is to read, and how much is read."""
-
-    training_tokens: int
-    """Tokens of all training text."""
-    held_out_tokens: int
-    """Tokens that each evaluation predicts."""
-    exact: bool
-    """Whether the numbers of tokens are counted, not estimated from a sample."""
-    tokens_per_step: int
-    """Of all processes."""
-    steps: int
-    """Optimizer steps."""
-
-    @property
-    def tokens_trained(self) -> int:
-        """Tokens that the run reads, repetitions included."""
-        return self.steps * self.tokens_per_step
-
-    @property
-    def epochs(self) -> float:
-        """How often the training text is read."""
-        return self.tokens_trained / max(1, self.training_tokens)
-
-
 def plan_pretrain(
     config: PretrainConfig,
     *,
@@ -221,7 +189,7 @@ def plan_pretrain(
             tokenizer = load_tokenizer(str(folder), start)
     size = len(tokenizer) if tokenizer is not None else int(config.train_tokenizer or 0)
     fit_to_tokenizer(start, tokenizer, size, config.model_config)
-    length = _estimated(config, arguments, documents, tokenizer)
+    length = estimated_length(config, arguments, documents, tokenizer)
     # Of an estimated length only this is certain.
     if arguments.max_steps > 0 or length.exact or length.steps < 1:
         check_length(config, recipes, length)
@@ -245,57 +213,6 @@ def plan_pretrain(
     )
 
 
-def run_length(
-    arguments: TrainingArguments,
-    block_length: int,
-    *,
-    training_tokens: int,
-    held_out_tokens: int,
-    exact: bool,
-) -> RunLength:
-    """Count steps as the trainer will."""
-    sequences = arguments.train_batch_size * arguments.world_size
-    blocks = training_tokens // block_length
-    batches = blocks // sequences if arguments.dataloader_drop_last else -(-blocks // sequences)
-    per_epoch = max(1, -(-batches // arguments.gradient_accumulation_steps))
-    steps = arguments.max_steps
-    if steps <= 0:
-        steps = math.ceil(arguments.num_train_epochs * per_epoch)
-    return RunLength(
-        training_tokens=training_tokens,
-        held_out_tokens=held_out_tokens,
-        exact=exact,
-        tokens_per_step=sequences * arguments.gradient_accumulation_steps * block_length,
-        steps=steps,
-    )
-
-
-def check_length(
-    config: PretrainConfig, recipes: Mapping[str, Recipe], length: RunLength
-) -> dict[str, Any]:
-    """Return the schedule's arguments for a run of this length.
-
-    Raises:
-        InputError: the schedule does not fit, or the weights to publish would never exist.
-    """
-    if length.steps < 1:
-        raise InputError("training asks for no step; set max_steps or num_train_epochs")
-    if config.weights != TRAINED:
-        recipe = recipes[config.weights]
-        if not any(recipe.due(step) for step in range(1, length.steps + 1)):
-            raise InputError(
-                f"weights is {config.weights!r}, but in {length.steps} steps that average takes in "
-                "nothing; lower its spacing or start"
-            )
-    return scheduler_arguments(
-        config.schedule,
-        steps=length.steps,
-        warmup=config.warmup,
-        decay=config.decay,
-        floor=config.floor,
-    )
-
-
 def training_dtype(arguments: TrainingArguments) -> torch.dtype:
     """Return the dtype of the trainer's matrix products."""
     if arguments.bf16:
@@ -315,39 +232,6 @@ def _check_positions(start: StartingModel, block_length: int) -> None:
             f"block_length is {block_length}, but the model has {room} positions; give less, or for a "
             "model from scratch more max_position_embeddings"
         )
-
-
-def _estimated(
-    config: PretrainConfig,
-    arguments: TrainingArguments,
-    documents: Documents,
-    tokenizer: PreTrainedTokenizerBase | None,
-) -> RunLength:
-    """Count tokens where they are cached, else estimate them from a sample."""
-    held_out_bytes = int(documents.held_out_bytes.sum())
-    if tokenizer is not None:
-        key = fingerprint(documents, tokenizer)
-        if cached(config.cache_folder, key):
-            about = json.loads((config.cache_folder / key / "about.json").read_text())
-            return run_length(arguments, config.block_length, exact=True, **about)
-    else:
-        tokenizer = train_tokenizer(
-            documents.training_texts(),
-            int(config.train_tokenizer or 0),
-            max_bytes=_SAMPLED_FOR_TOKENIZER,
-        )
-    count = len(documents.training)
-    rows = np.unique(np.linspace(0, count - 1, _SAMPLED_DOCUMENTS).astype(int)).tolist()
-    texts = [text[:_SAMPLED_CHARACTERS] for text in documents.training[rows][documents.text_field]]
-    tokens = sum(map(len, tokenize(tokenizer, texts)))
-    rate = tokens / max(1, sum(len(text.encode()) for text in texts))
-    return run_length(
-        arguments,
-        config.block_length,
-        training_tokens=round(rate * documents.training_bytes) + count,
-        held_out_tokens=round(rate * held_out_bytes),
-        exact=False,
-    )
 
 
 def _record(

@@ -9,7 +9,8 @@ from typing import Any
 from bequest.results import Section
 from bequest.training.average_recipes import TRAINED
 from bequest.training.held_out_losses import HeldOutLosses
-from bequest.training.pretrain_plan import PretrainPlan, RunLength
+from bequest.training.pretrain_plan import PretrainPlan
+from bequest.training.run_length import RunLength
 from bequest.training.throughput import Throughput
 
 _SIGMAS = 1.96
