@@ -7,7 +7,15 @@ import sys
 
 from benchmarks.harness import ROOT
 
-BENCHMARKS = ("startup", "inherit", "average", "linear_cross_entropy", "token_losses", "evaluate")
+BENCHMARKS = (
+    "startup",
+    "inherit",
+    "average",
+    "linear_cross_entropy",
+    "token_losses",
+    "evaluate",
+    "pretrain",
+)
 
 
 def main() -> int:

@@ -1,0 +1,145 @@
+"""How long a pre-training run is: tokens and steps, counted or estimated."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase, TrainingArguments
+
+from bequest.averaging.recipes import Recipe
+from bequest.errors import InputError
+from bequest.training.average_recipes import TRAINED
+from bequest.training.documents import Documents
+from bequest.training.learning_rate import scheduler_arguments
+from bequest.training.pretrain_config import PretrainConfig
+from bequest.training.token_blocks import cached, fingerprint, tokenize
+from bequest.training.tokenizer_training import train_tokenizer
+
+_SAMPLED_DOCUMENTS = 64
+_SAMPLED_CHARACTERS = 20_000
+_SAMPLED_FOR_TOKENIZER = 2_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunLength:
+    """How much there is to read, and how much is read."""
+
+    training_tokens: int
+    """Tokens of all training text."""
+    held_out_tokens: int
+    """Tokens that each evaluation predicts."""
+    exact: bool
+    """Whether the numbers of tokens are counted, not estimated from a sample."""
+    tokens_per_step: int
+    """Of all processes."""
+    steps: int
+    """Optimizer steps."""
+
+    @property
+    def tokens_trained(self) -> int:
+        """Tokens that the run reads, repetitions included."""
+        return self.steps * self.tokens_per_step
+
+    @property
+    def epochs(self) -> float:
+        """How often the training text is read."""
+        return self.tokens_trained / max(1, self.training_tokens)
+
+
+def run_length(
+    arguments: TrainingArguments,
+    block_length: int,
+    *,
+    training_tokens: int,
+    held_out_tokens: int,
+    exact: bool,
+) -> RunLength:
+    """Count steps as the trainer will."""
+    sequences = arguments.train_batch_size * arguments.world_size
+    blocks = training_tokens // block_length
+    batches = blocks // sequences if arguments.dataloader_drop_last else -(-blocks // sequences)
+    per_epoch = max(1, -(-batches // arguments.gradient_accumulation_steps))
+    steps = arguments.max_steps
+    if steps <= 0:
+        steps = math.ceil(arguments.num_train_epochs * per_epoch)
+    return RunLength(
+        training_tokens=training_tokens,
+        held_out_tokens=held_out_tokens,
+        exact=exact,
+        tokens_per_step=sequences * arguments.gradient_accumulation_steps * block_length,
+        steps=steps,
+    )
+
+
+def check_length(
+    config: PretrainConfig, recipes: Mapping[str, Recipe], length: RunLength
+) -> dict[str, Any]:
+    """Return the schedule's arguments for a run of this length.
+
+    Raises:
+        InputError: the schedule does not fit, or the weights to publish would never exist.
+    """
+    if length.steps < 1:
+        raise InputError("training asks for no step; set max_steps or num_train_epochs")
+    if config.weights != TRAINED:
+        recipe = recipes[config.weights]
+        if not any(recipe.due(step) for step in range(1, length.steps + 1)):
+            raise InputError(
+                f"weights is {config.weights!r}, but in {length.steps} steps that average takes in "
+                "nothing; lower its spacing or start"
+            )
+    return scheduler_arguments(
+        config.schedule,
+        steps=length.steps,
+        warmup=config.warmup,
+        decay=config.decay,
+        floor=config.floor,
+    )
+
+
+def estimated_length(
+    config: PretrainConfig,
+    arguments: TrainingArguments,
+    documents: Documents,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> RunLength:
+    """Count tokens where they are cached, else estimate them from a sample.
+
+    Args:
+        config: what is asked.
+        arguments: the trainer's.
+        documents: what is read.
+        tokenizer: None if it is yet to be trained: then one of its size is, on a little text.
+
+    Raises:
+        InputError: the text does not give so many tokens as `train_tokenizer` asks for.
+    """
+    held_out_bytes = int(documents.held_out_bytes.sum())
+    if tokenizer is not None:
+        key = fingerprint(documents, tokenizer)
+        if cached(config.cache_folder, key):
+            about = json.loads((config.cache_folder / key / "about.json").read_text())
+            return run_length(arguments, config.block_length, exact=True, **about)
+    else:
+        tokenizer = train_tokenizer(
+            documents.training_texts(),
+            int(config.train_tokenizer or 0),
+            max_bytes=_SAMPLED_FOR_TOKENIZER,
+        )
+    count = len(documents.training)
+    rows = np.unique(np.linspace(0, count - 1, _SAMPLED_DOCUMENTS).astype(int)).tolist()
+    texts = [text[:_SAMPLED_CHARACTERS] for text in documents.training[rows][documents.text_field]]
+    tokens = sum(map(len, tokenize(tokenizer, texts)))
+    rate = tokens / max(1, sum(len(text.encode()) for text in texts))
+    return run_length(
+        arguments,
+        config.block_length,
+        training_tokens=round(rate * documents.training_bytes) + count,
+        held_out_tokens=round(rate * held_out_bytes),
+        exact=False,
+    )
