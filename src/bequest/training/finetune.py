@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +34,8 @@ from bequest.training.score import carry_out as carry_out_scoring
 from bequest.training.score_plan import explained
 from bequest.weighting.schemes import TOKEN_SCHEMES
 
+_EXACTNESS = ("torch", "transformers", "trl", "peft", "accelerate")
+"""Packages whose versions decide about the last bits."""
 _AVERAGED = re.compile(r"(?:eval_)?(lawa|ema|swa)_")
 
 
@@ -165,7 +165,7 @@ def _begin(plan: FinetunePlan) -> RunStart:
         plan.identity,
         processes=rank_and_size()[1],
         anew=plan.config.overwrite,
-        versions=package_versions("torch", "transformers", "trl"),
+        versions=" ".join(f"{name} {v}" for name, v in package_versions(_EXACTNESS).items()),
     )
 
 
@@ -199,13 +199,7 @@ def _load(plan: FinetunePlan) -> Any:
 def _train(trainer: FlowTrainer, checkpoint: Path | None) -> None:
     # The averages' callback learns from here which folder the trainer resumes from.
     trainer.args.resume_from_checkpoint = None if checkpoint is None else str(checkpoint)
-    with _kept_seed():
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-
-
-@contextmanager
-def _kept_seed() -> Iterator[None]:
-    yield
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
 
 def _last_checkpoint(plan: FinetunePlan, state: TrainerState) -> Path:

@@ -136,6 +136,7 @@ def plan_finetune(
         scored_settings,
     )
 
+    config.method.check_adapters(config.lora is not None)
     weighing = Weighing.of(
         config.method.scores,
         config.method.scheme,
