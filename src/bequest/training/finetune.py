@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import re
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from bequest.checkpoints.lineage import package_versions
 from bequest.errors import BequestError, InputError
 from bequest.losses.processes import from_first, rank_and_size
 from bequest.results import Section
+from bequest.training.average_recipes import TRAINED
 from bequest.training.averaging_callback import WeightAveragingCallback
 from bequest.training.finetune_data import tokenized_dataset
 from bequest.training.finetune_plan import FinetunePlan, lora_config
@@ -30,13 +31,13 @@ from bequest.training.finetune_publish import publish
 from bequest.training.flow_trainer import FlowTrainer
 from bequest.training.retention_callback import METRIC, RetentionCallback
 from bequest.training.run_folder import RunStart, begin, held_run, trainer_state
+from bequest.training.samples import progress_bars
 from bequest.training.score import carry_out as carry_out_scoring
 from bequest.training.score_plan import explained
 from bequest.weighting.schemes import TOKEN_SCHEMES
 
 _EXACTNESS = ("torch", "transformers", "trl", "peft", "accelerate")
 """Packages whose versions decide about the last bits."""
-_AVERAGED = re.compile(r"(?:eval_)?(lawa|ema|swa)_")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,7 +103,7 @@ def make_trainer(
     args = plan.args
     args.disable_tqdm = not progress
     model = _load(plan)
-    with explained("training cannot start"):
+    with explained("training cannot start"), progress_bars(progress):
         trainer = FlowTrainer(
             model,
             args,
@@ -115,17 +116,18 @@ def make_trainer(
             temperature=method.temperature,
             normalizer=method.normalizer,
         )
-    if not told or progress:
-        trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(PrinterCallback)
     if not progress:
         trainer.remove_callback(ProgressCallback)
+        if told:
+            trainer.add_callback(_Printed())
     if plan.texts is not None:
         watched = config.retention
         trainer.add_callback(
             RetentionCallback(trainer, plan.texts, max_increase=watched.max_increase)
         )
     if plan.recipes:
-        trainer.add_callback(WeightAveragingCallback(trainer, **plan.recipes))
+        trainer.add_callback(WeightAveragingCallback(trainer, **dict[str, Any](plan.recipes)))
     trainer.add_callback(_Ending())
     return trainer
 
@@ -147,10 +149,9 @@ def weights_folder(plan: FinetunePlan, checkpoint: Path) -> Path:
         best = trainer_state(checkpoint)["best_model_checkpoint"]
         if best is not None:
             checkpoint = plan.run / Path(best).name
-        decided = _AVERAGED.match(plan.args.metric_for_best_model or "")
-        if decided and decided[1] in plan.recipes:
-            name = decided[1]
-    folder = checkpoint if name == "trained" else checkpoint / "averaging" / name
+        metric = (plan.args.metric_for_best_model or "").removeprefix("eval_")
+        name = next((own for own in plan.recipes if metric.startswith(f"{own}_")), name)
+    folder = checkpoint if name == TRAINED else checkpoint / "averaging" / name
     if not folder.is_dir():
         raise InputError(
             f"weights is {name!r}, but the run ended before there was such an average; train "
@@ -207,6 +208,32 @@ def _last_checkpoint(plan: FinetunePlan, state: TrainerState) -> Path:
     if not checkpoint.is_dir():
         raise BequestError(f"{plan.run} has no checkpoint of the last step; run the command again")
     return checkpoint
+
+
+class _Printed(TrainerCallback):
+    """Prints the few numbers of each log entry that tell how a run goes."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any],
+        **_: Any,
+    ) -> None:
+        if state.is_world_process_zero:
+            told = {name: logs[name] for name in logs if name == "loss" or _is_held_out(name)}
+            words = [f"{name.removeprefix('eval_')} {told[name]:.4g}" for name in sorted(told)]
+            if told:
+                kind = "" if "loss" in told else "held out: "
+                sys.stdout.write(
+                    f"  step {state.global_step}/{state.max_steps}  {kind}{'  '.join(words)}\n"
+                )
+                sys.stdout.flush()
+
+
+def _is_held_out(name: str) -> bool:
+    return name == METRIC or (name.startswith("eval_") and name.endswith("loss"))
 
 
 class _Ending(TrainerCallback):

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bequest.averaging.recipes import (
-    ExponentialMovingAverage,
-    LatestWeightAverage,
-    Recipe,
-    StochasticWeightAverage,
-)
 from bequest.errors import InputError
+from bequest.training.average_recipes import TRAINED, average_recipes, check_weights
 from bequest.training.method import MethodConfig
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-TRAINED = "trained"
-"""The weights that training ends with, as opposed to an average's."""
-_RECIPES = {
-    "lawa": LatestWeightAverage,
-    "ema": ExponentialMovingAverage,
-    "swa": StochasticWeightAverage,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,28 +89,6 @@ class FinetuneConfig:
         return out.with_name(f"{out.name}.run")
 
 
-def recipes(averages: Mapping[str, Any]) -> dict[str, Recipe]:
-    """Make the averages that a configuration names.
-
-    Raises:
-        InputError: a name, a setting or its value is not one that the average has.
-    """
-    made: dict[str, Recipe] = {}
-    for name, settings in averages.items():
-        kind = _RECIPES.get(name)
-        if kind is None:
-            raise InputError(f"averages names {name!r}; choose of {', '.join(_RECIPES)}")
-        if not isinstance(settings, Mapping):
-            raise InputError(f"averages.{name} is {settings!r}; give its settings, such as spacing")
-        try:
-            made[name] = kind(**settings)
-        except TypeError as error:
-            # "X.__init__() got an unexpected keyword argument 'y'" or "missing ... argument: 'z'".
-            reason = str(error).partition("() ")[2] or str(error)
-            raise InputError(f"averages.{name} {reason}") from error
-    return made
-
-
 def check_config(config: FinetuneConfig) -> None:
     """Refuse what is wrong whatever the model and the data are.
 
@@ -132,10 +97,7 @@ def check_config(config: FinetuneConfig) -> None:
     """
     if config.dtype not in DTYPES:
         raise InputError(f"dtype is {config.dtype!r}; choose one of {', '.join(DTYPES)}")
-    averages = recipes(config.averages)
-    if config.weights not in (TRAINED, *averages):
-        there = ", ".join((TRAINED, *averages))
-        raise InputError(f"weights is {config.weights!r}; those of this run are {there}")
+    check_weights(config.weights, average_recipes(config.averages))
     if config.merge and config.lora is None:
         raise InputError("merge is set, but there is no lora to merge; leave it out")
     data = config.data

@@ -61,7 +61,9 @@ def split_by_hash(samples: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
     """
     limit = int(fraction * 2**64)
     with progress_bars(False):
-        held = np.fromiter((_number(row) < limit for row in samples), dtype=bool, count=len(samples))
+        held = np.fromiter(
+            (_number(row) < limit for row in samples), dtype=bool, count=len(samples)
+        )
     if held.all() or not held.any():
         side = "every one" if held.all() else "none"
         raise InputError(

@@ -17,11 +17,11 @@ from bequest.averaging.recipes import Recipe
 from bequest.checkpoints.locate import Location
 from bequest.checkpoints.publish import check_target
 from bequest.errors import InputError
+from bequest.training.average_recipes import average_recipes
 from bequest.training.finetune_config import (
     FinetuneConfig,
     check_config,
     has_evaluation,
-    recipes,
 )
 from bequest.training.response_losses import is_response, row_hashes
 from bequest.training.score_plan import ScoreConfig, ScorePlan, explained, plan_score
@@ -96,7 +96,7 @@ class FinetunePlan:
     def num_rows(self) -> int:
         """Rows that the trainer sees in an epoch: samples, or about as many packs as they fill."""
         if self.args.packing:
-            return math.ceil(int(self.lengths.sum()) / self.args.max_length)
+            return math.ceil(int(self.lengths.sum()) / int(self.args.max_length))
         return len(self.lengths)
 
     @property
@@ -107,7 +107,7 @@ class FinetunePlan:
         batch = self.args.per_device_train_batch_size * self.args.world_size
         batches = math.ceil(self.num_rows / batch)
         per_epoch = math.ceil(batches / self.args.gradient_accumulation_steps)
-        return math.ceil(self.args.num_train_epochs * per_epoch)
+        return math.ceil(float(self.args.num_train_epochs) * per_epoch)
 
 
 def plan_finetune(
@@ -124,7 +124,7 @@ def plan_finetune(
         InputError: the configuration, the model's folder or the data is at fault.
     """
     check_config(config)
-    averages = recipes(config.averages)
+    averages = average_recipes(config.averages)
     from bequest.training.finetune_data import WEIGHT, read_data
     from bequest.training.flow_trainer import check_args, check_weight_column
     from bequest.training.row_weights import Weighing
@@ -214,7 +214,7 @@ def _texts(config: FinetuneConfig) -> list[str] | None:
 
 def _score_config(config: FinetuneConfig, args: Any, settings: Mapping[str, Any]) -> ScoreConfig:
     """Say what is to be scored; where nothing is, this is how the samples are prepared."""
-    from bequest.training.row_weights import UNSCORED
+    from bequest.training.method import UNSCORED
     from bequest.training.sft_settings import kept_length, scored_settings
 
     scheme = config.method.scheme or "flow"

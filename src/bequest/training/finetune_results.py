@@ -58,7 +58,9 @@ def run_sections(
         scored: the sections of the score file.
     """
     log = state["log_history"]
-    losses = _curves(log, {"loss": "training loss, weighted" if _weighted(plan) else "training loss"})
+    losses = _curves(
+        log, {"loss": "training loss, weighted" if _weighted(plan) else "training loss"}
+    )
     names = {"eval_loss": "held-out loss"}
     names |= {f"eval_{name}_loss": f"held-out loss, {name}" for name in plan.recipes}
     losses += _curves(log, names)
@@ -73,7 +75,7 @@ def run_sections(
 
 def _outcome(plan: FinetunePlan, state: Mapping[str, Any]) -> Section:
     log = state["log_history"]
-    rows: list[list[Any]] = [["steps", state["global_step"], state["max_steps"]]]
+    rows: list[list[Any]] = [["step", 0, state["global_step"]]]
     wanted = {"loss": "training loss", "eval_loss": "held-out loss (nats/token)"}
     wanted |= {f"eval_{name}_loss": f"held-out loss, {name} (nats/token)" for name in plan.recipes}
     wanted[METRIC] = "retention (bits per byte)"
