@@ -93,10 +93,15 @@ class FinetunePlan:
         return np.array([len(ids) for ids, own in pairs if is_response(own).any()], dtype=np.int64)
 
     @property
+    def num_tokens(self) -> int:
+        """Tokens that are trained on in an epoch."""
+        return int(self.lengths.sum())
+
+    @property
     def num_rows(self) -> int:
         """Rows that the trainer sees in an epoch: samples, or about as many packs as they fill."""
         if self.args.packing:
-            return math.ceil(int(self.lengths.sum()) / int(self.args.max_length))
+            return math.ceil(self.num_tokens / int(self.args.max_length))
         return len(self.lengths)
 
     @property
