@@ -20,11 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers.models.llama.modeling_llama
 import trl.trainer.sft_trainer  # noqa: F401
 from transformers import Trainer
 
-import bequest.training.finetune
 from bequest.cli.main import main
 
 

@@ -12,11 +12,10 @@ from datasets import Dataset
 
 from bequest.errors import InputError
 from bequest.training.finetune_config import DataConfig
+from bequest.training.flow_trainer import WEIGHT
 from bequest.training.response_losses import is_response
 from bequest.training.samples import progress_bars, read_samples
 from bequest.training.sft_data import TokenizedSamples
-
-WEIGHT = "weight"
 
 
 def read_data(config: DataConfig, train: Any = None) -> tuple[Dataset, Dataset | None]:

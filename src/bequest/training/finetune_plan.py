@@ -130,8 +130,8 @@ def plan_finetune(
     """
     check_config(config)
     averages = average_recipes(config.averages)
-    from bequest.training.finetune_data import WEIGHT, read_data
-    from bequest.training.flow_trainer import check_args, check_weight_column
+    from bequest.training.finetune_data import read_data
+    from bequest.training.flow_trainer import WEIGHT, check_args, check_columns
     from bequest.training.row_weights import Weighing
     from bequest.training.sft_data import tokenize_samples
     from bequest.training.sft_settings import (
@@ -156,9 +156,9 @@ def plan_finetune(
     check_args(args)
     texts = _texts(config)
     samples, held_out = read_data(config.data, train)
+    check_columns(samples, weighing)
     given = None
-    if WEIGHT in samples.column_names and weighing.is_static:
-        check_weight_column(samples, weighing)
+    if WEIGHT in samples.column_names:
         given = [float(value) for value in samples[WEIGHT]]
     scoring = plan_score(_score_config(config, args, settings), data=samples, progress=progress)
     check_target(config.out, overwrite=config.overwrite, inputs=(scoring.location.folder,))
@@ -312,7 +312,8 @@ def _num_trained(config: FinetuneConfig, skeleton: Any) -> int:
     from peft import get_peft_model
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    adapted = get_peft_model(skeleton, lora_config(config.lora), low_cpu_mem_usage=True)
+    with explained("lora does not fit the model"):
+        adapted = get_peft_model(skeleton, lora_config(config.lora), low_cpu_mem_usage=True)
     if isinstance(adapted.get_output_embeddings(), BaseTunerLayer):
         raise InputError("lora.target_modules names the head, whose adapter TRL would not train")
     return sum(p.numel() for p in adapted.parameters() if p.requires_grad)

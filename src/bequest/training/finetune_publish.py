@@ -95,6 +95,8 @@ def _lay_out(plan: FinetunePlan, weights: Path, staging: Path) -> None:
         weights,
         staging,
         dirs_exist_ok=True,
+        # Not the mode: safetensors writes files that only their owner can read.
+        copy_function=shutil.copyfile,
         ignore=shutil.ignore_patterns(
             *_NOT_THE_MODEL, *(("adapter_*", "*.safetensors") if plan.config.merge else ())
         ),

@@ -107,14 +107,9 @@ class FlowTrainer(SFTTrainer):
         _check_collator(data_collator)
         self.weighing = Weighing.of(scores, scheme, temperature, normalizer)
         self.scores: ScoreTable | None = None
-        if TOKEN_WEIGHTS in train_dataset.column_names and self.weighing.needs_scores:
-            raise InputError(
-                f"train_dataset has a column {TOKEN_WEIGHTS!r}, which is for other trainers; pass "
-                "the score file it came from as scores, or remove the column"
-            )
-        if WEIGHT in train_dataset.column_names:
-            check_weight_column(train_dataset, self.weighing)
-        elif isinstance(self.weighing.scores, np.ndarray):
+        check_columns(train_dataset, self.weighing)
+        has_weights = WEIGHT in train_dataset.column_names
+        if not has_weights and isinstance(self.weighing.scores, np.ndarray):
             train_dataset = _with_weight_column(train_dataset, self.weighing.scores)
         if self.weighing.is_static:
             train_dataset = train_dataset.add_column(_ROW, np.arange(len(train_dataset)))
@@ -234,8 +229,19 @@ class FlowTrainer(SFTTrainer):
         return loss
 
 
-def check_weight_column(dataset: Dataset, weighing: Weighing) -> None:
-    """Refuse a column of weights that is none, or that contradicts what else was said."""
+def check_columns(dataset: Dataset, weighing: Weighing) -> None:
+    """Refuse columns of weights that are none, or that contradict what else was said.
+
+    Raises:
+        InputError: as `FlowTrainer`.
+    """
+    if TOKEN_WEIGHTS in dataset.column_names and weighing.needs_scores:
+        raise InputError(
+            f"train_dataset has a column {TOKEN_WEIGHTS!r}, which is for other trainers; pass "
+            "the score file it came from as scores, or remove the column"
+        )
+    if WEIGHT not in dataset.column_names:
+        return
     if weighing.scores is not None or (weighing.scheme, weighing.temperature) != (None, None):
         raise InputError(
             f"train_dataset has a column {WEIGHT!r}, which is used as it is: leave scores, scheme "
@@ -261,7 +267,11 @@ def _check_collator(collator: Any) -> None:
 
 
 def check_args(args: SFTConfig) -> None:
-    """Refuse what would lose the weights, before anything is tokenized."""
+    """Refuse what would lose the weights, before anything is tokenized.
+
+    Raises:
+        InputError: as `FlowTrainer`.
+    """
     if args.loss_type != "nll":
         raise InputError(
             f"args.loss_type is {args.loss_type!r}; leave it 'nll' and give FlowTrainer the scheme"

@@ -63,7 +63,10 @@ class Weighing:
 
 def checked_weights(name: str, values: ArrayLike) -> NDArray[np.float32]:
     """Return weights of samples as an array, if they are weights."""
-    weights = np.asarray(values, dtype=np.float32)
+    try:
+        weights = np.asarray(values, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} does not hold numbers; give one weight a row") from error
     if weights.ndim != 1:
         raise InputError(f"{name} has the shape {weights.shape}; give one weight a row")
     wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
