@@ -28,7 +28,7 @@ class MethodConfig:
 
     scheme: str | None = None
     """Weights: flow, flow-token, stm, dft or uniform; left out: the score file's own, else flow."""
-    temperature: str | None = None
+    temperature: float | str | None = None
     """Of the flow schemes: median, or nats; left out: the score file's own, else median."""
     normalizer: str = "tokens"
     """Divide the weighted loss by the number of response tokens, or by the sum of their weights."""
