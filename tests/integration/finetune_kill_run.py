@@ -4,13 +4,15 @@ Each scenario is a list of kills, `[what, number]`: the process dies with SIGKIL
 - `step`: before the gradients of that step are computed,
 - `archive`: half way through the writing of that `torch.save`, counted from the process's start,
 - `file`: when it opens that file of the run for writing,
-- `interrupt`: as `step`, but by Ctrl-C.
+- `interrupt`: as `step`, but by Ctrl-C,
+- a function such as `bequest.training.finetune.publish`: when it is called for that time.
 After the kills the same command runs to its end. One process imports everything and forks for each
 start, so that a start costs no imports. Not a test: `test_finetune_resume.py` starts it.
 """
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -20,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import trl.trainer.sft_trainer  # noqa: F401
 from transformers import Trainer
 
+import bequest.training.finetune
 from bequest.cli.main import main
 
 
@@ -74,7 +76,13 @@ def arrange(what: str, number: int, run: Path) -> None:
 
         sys.addaudithook(hook)
     else:
-        raise ValueError(what)
+        module, name = what.rsplit(".", 1)
+        function = getattr(importlib.import_module(module), name)
+
+        def dying_call(*arguments: Any, **options: Any) -> Any:
+            return die() if reached() else function(*arguments, **options)
+
+        setattr(importlib.import_module(module), name, dying_call)
 
 
 def start(words: list[str], run: Path, log: Path, kill: list[Any] | None) -> int:
@@ -87,6 +95,15 @@ def start(words: list[str], run: Path, log: Path, kill: list[Any] | None) -> int
         os.dup2(output, 2)
         if kill is not None:
             arrange(str(kill[0]), int(kill[1]), run)
+        scoring = bequest.training.finetune.carry_out_scoring
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            print("scoring begins")
+            done = scoring(*arguments, **options)
+            print("scoring has ended", flush=True)
+            return done
+
+        bequest.training.finetune.carry_out_scoring = counted
         code = 1
         try:
             code = main(words)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from training.tiny_finetune import config_file, make_inputs
 from zoo.command import environment
@@ -21,15 +22,26 @@ FULL = {
     "training": {"save_steps": 3, "lr_scheduler_type": "cosine", "warmup_steps": 2},
 }
 LORA = {"lora": {"r": 4, "lora_dropout": 0.2}, "training": {"save_steps": 3, "packing": True}}
-KILLS: dict[str, tuple[dict[str, Any], list[tuple[str, int]]]] = {
+PUBLISHING = "bequest.training.finetune.publish"
+LAST_FILE = "bequest.training.finetune_publish.write_lineage"
+SCORING = "bequest.training.score.write_scores"
+Kills = dict[str, tuple[dict[str, Any], list[tuple[str, int]]]]
+KILLS: Kills = {
     "whole": (FULL, []),
     "in_a_step": (FULL, [("step", 5), ("step", 8)]),
-    "before_the_first_save": (FULL, [("step", 2)]),
-    "in_the_optimizer": (FULL, [("archive", 5)]),
-    "in_the_first_save": (FULL, [("file", 8)]),
-    "by_ctrl_c": (FULL, [("interrupt", 7)]),
-    "lora": (LORA, []),
+    "in_a_save": (FULL, [("archive", 9)]),
+    "in_publishing": (FULL, [(LAST_FILE, 0)]),
+    "lora_whole": (LORA, []),
     "lora_in_a_step": (LORA, [("step", 6)]),
+}
+MORE_KILLS: Kills = {
+    "whole": (FULL, []),
+    "before_the_first_save": (FULL, [("step", 2)]),
+    "in_scoring": (FULL, [(SCORING, 0)]),
+    "in_the_first_save": (FULL, [("file", 8), ("file", 12)]),
+    "in_other_archives": (FULL, [("archive", 2), ("archive", 3), ("archive", 4)]),
+    "by_ctrl_c": (FULL, [("interrupt", 7), ("interrupt", 9)]),
+    "before_publishing": (FULL, [("step", 10), (PUBLISHING, 0), (PUBLISHING, 0)]),
 }
 
 
@@ -37,46 +49,90 @@ def logged(out: Path) -> list[dict[str, Any]]:
     """What the last checkpoint says of every step, but for times."""
     checkpoints = sorted(Path(f"{out}.run").glob("checkpoint-*"), key=lambda p: int(p.name[11:]))
     history = json.loads((checkpoints[-1] / "trainer_state.json").read_text())["log_history"]
+    assert any("loss" in entry for entry in history)
     # TRL counts tokens anew in each process.
     passing = ("runtime", "per_second", "num_tokens")
     return [{k: v for k, v in entry.items() if not k.endswith(passing)} for entry in history]
 
 
-def test_killed_and_resumed(tmp_path: Path) -> None:
-    inputs = make_inputs(tmp_path / "inputs")
+def check(kills_of: Kills, folder: Path) -> dict[str, str]:
+    """Carry out runs and compare those that were killed with the whole ones; return their logs."""
+    inputs = make_inputs(folder / "inputs")
     scenarios = {}
-    for name, (settings, kills) in KILLS.items():
-        file = config_file(tmp_path / f"{name}.yaml", inputs, **settings)
+    for name, (settings, kills) in kills_of.items():
+        file = config_file(folder / f"{name}.yaml", inputs, **settings)
         scenarios[name] = {"words": ["--config", str(file)], "kills": kills}
-    (tmp_path / "scenarios.json").write_text(json.dumps(scenarios))
-    paths = [environment()["PYTHONPATH"], str(Path(__file__).parents[1])]
+    (folder / "scenarios.json").write_text(json.dumps(scenarios))
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(tmp_path / "scenarios.json"), str(tmp_path)],
-        env={**environment(), "PYTHONPATH": os.pathsep.join(paths)},
-        timeout=500,
+        [sys.executable, str(SCRIPT), str(folder / "scenarios.json"), str(folder)],
+        env=environment(),
+        timeout=560,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    codes = json.loads((tmp_path / "codes.json").read_text())
-    for name, (settings, kills) in KILLS.items():
-        log = (tmp_path / f"{name}.log").read_text()
+    codes = json.loads((folder / "codes.json").read_text())
+    logs = {name: (folder / f"{name}.log").read_text() for name in kills_of}
+    for name, (settings, kills) in kills_of.items():
         expected = [INTERRUPTED if what == "interrupt" else KILLED for what, _ in kills]
-        assert codes[name] == [*expected, 0], log[-4000:]
-        reference = tmp_path / ("lora" if settings is LORA else "whole")
-        own = tmp_path / name
-        weights = "adapter_model.safetensors" if settings is LORA else "model.safetensors"
-        assert (own / weights).read_bytes() == (reference / weights).read_bytes(), name
-        assert logged(own) == logged(reference), name
-        if settings is FULL:
-            for average in ("lawa", "ema"):
-                member = f"checkpoint-10/averaging/{average}/model.safetensors"
-                pair = [Path(f"{folder}.run") / member for folder in (own, reference)]
-                assert pair[0].read_bytes() == pair[1].read_bytes(), (name, average)
+        assert codes[name] == [*expected, 0], logs[name][-4000:]
+        compare(folder / name, folder / ("lora_whole" if settings is LORA else "whole"), settings)
         # Scored once, however often it was started.
-        scored = Path(f"{own}.run") / "scores.parquet"
-        assert scored.is_file() and log.count("lines read") == 0
-    assert "was left out and removed" in (tmp_path / "in_the_optimizer.log").read_text()
-    assert "goes on from checkpoint-6" in (tmp_path / "in_a_step.log").read_text()
-    left = {path.name for path in tmp_path.iterdir() if path.name.startswith(".")}
-    assert not left
+        assert logs[name].count("scoring has ended") == 1
+        assert logs[name].count("scoring begins") == 1 + (kills[:1] == [(SCORING, 0)])
+    hidden = [path.name for path in folder.iterdir() if path.name.startswith(".")]
+    assert not hidden
+    return logs
+
+
+def compare(own: Path, reference: Path, settings: dict[str, Any]) -> None:
+    """Hold a run to another one, bytes of weights and all."""
+    weights = "adapter_model.safetensors" if settings is LORA else "model.safetensors"
+    assert (own / weights).read_bytes() == (reference / weights).read_bytes(), own
+    assert logged(own) == logged(reference), own
+    for average in settings.get("averages", ()):
+        member = f"checkpoint-10/averaging/{average}/model.safetensors"
+        pair = [Path(f"{folder}.run") / member for folder in (own, reference)]
+        assert pair[0].read_bytes() == pair[1].read_bytes(), (own, average)
+
+
+def test_killed_and_resumed(tmp_path: Path) -> None:
+    logs = check(KILLS, tmp_path)
+    assert "goes on from checkpoint-6" in logs["in_a_step"]
+    assert "was left out and removed" in logs["in_a_save"]
+    assert "goes on from checkpoint-10" in logs["in_publishing"]
+    assert logs["in_publishing"].count("step 10/10  loss") == 1
+
+
+@pytest.mark.slow
+def test_killed_at_other_moments(tmp_path: Path) -> None:
+    logs = check(MORE_KILLS, tmp_path)
+    assert "the same command goes on" in logs["by_ctrl_c"]
+    assert logs["before_publishing"].count("step 10/10  loss") == 1
+
+
+def test_two_processes(tmp_path: Path) -> None:
+    """The same under torchrun, killed in all processes and resumed."""
+    inputs = make_inputs(tmp_path / "inputs")
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    worker = Path(__file__).with_name("finetune_worker.py")
+    outputs = []
+    for name, kills in (("whole", [""]), ("killed", ["8", ""])):
+        training = {"max_steps": 6, "save_steps": 3, "eval_steps": 3, "max_grad_norm": 1.0}
+        training |= {"per_device_train_batch_size": 1}
+        out = tmp_path / name
+        file = config_file(tmp_path / f"{name}.yaml", inputs, out=str(out), training=training)
+        for kill in kills:
+            done = subprocess.run(
+                [*words, str(worker), "finetune", "--config", str(file)],
+                env={**environment(), "KILL_AT_MICRO_BATCH": kill},
+                timeout=400,
+                capture_output=True,
+                text=True,
+            )
+            assert (done.returncode == 0) == (kill == ""), done.stderr[-4000:]
+            assert out.exists() == (kill == "")
+        outputs.append(done.stdout)
+    compare(tmp_path / "killed", tmp_path / "whole", {})
+    assert "goes on from checkpoint-3" in outputs[1]
+    assert outputs[0].count("step 6/6  loss") == 1
