@@ -98,9 +98,9 @@ def start(words: list[str], run: Path, log: Path, kill: list[Any] | None) -> int
         scoring = bequest.training.finetune.carry_out_scoring
 
         def counted(*arguments: Any, **options: Any) -> Any:
-            print("scoring begins")
+            sys.stdout.write("scoring begins\n")
             done = scoring(*arguments, **options)
-            print("scoring has ended", flush=True)
+            sys.stdout.write("scoring has ended\n")
             return done
 
         bequest.training.finetune.carry_out_scoring = counted
