@@ -22,6 +22,10 @@ FULL = {
     "training": {"save_steps": 3, "lr_scheduler_type": "cosine", "warmup_steps": 2},
 }
 LORA = {"lora": {"r": 4, "lora_dropout": 0.2}, "training": {"save_steps": 3, "packing": True}}
+METHOD = {
+    "method": {"scheme": "flow-token", "l2": 10.0, "kl": 0.1, "sfa": 2, "wise_ft": 0.5},
+    "training": {"save_steps": 4},
+}
 PUBLISHING = "bequest.training.finetune.publish"
 LAST_FILE = "bequest.training.finetune_publish.write_lineage"
 SCORING = "bequest.training.score.write_scores"
@@ -33,6 +37,8 @@ KILLS: Kills = {
     "in_publishing": (FULL, [(LAST_FILE, 0)]),
     "lora_whole": (LORA, []),
     "lora_in_a_step": (LORA, [("step", 6)]),
+    "method_whole": (METHOD, []),
+    "method_in_a_step": (METHOD, [("step", 7)]),
 }
 MORE_KILLS: Kills = {
     "whole": (FULL, []),
@@ -76,7 +82,8 @@ def check(kills_of: Kills, folder: Path) -> dict[str, str]:
     for name, (settings, kills) in kills_of.items():
         expected = [INTERRUPTED if what == "interrupt" else KILLED for what, _ in kills]
         assert codes[name] == [*expected, 0], logs[name][-4000:]
-        compare(folder / name, folder / ("lora_whole" if settings is LORA else "whole"), settings)
+        whole = {id(LORA): "lora_whole", id(METHOD): "method_whole"}.get(id(settings), "whole")
+        compare(folder / name, folder / whole, settings)
         # Scored once, however often it was started.
         assert logs[name].count("scoring has ended") == 1
         assert logs[name].count("scoring begins") == 1 + (kills[:1] == [(SCORING, 0)])

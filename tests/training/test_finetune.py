@@ -16,6 +16,7 @@ from trl import SFTConfig
 
 from bequest.cli.main import main
 from bequest.training.flow_trainer import FlowTrainer
+from bequest.training.method import MethodConfig
 from training.tiny_finetune import ROWS, Inputs, config_file, make_inputs
 
 PLAIN = {"data": {"eval_fraction": 0}, "retention": {"texts": None}}
@@ -36,12 +37,20 @@ def run(
     return main(["finetune", "--config", str(file), *map(str, words)]), folder / name
 
 
-@pytest.mark.parametrize("packing", [False, True])
+METHODS = [
+    (False, {"l2": 5.0, "wise_ft": 0.25}),
+    pytest.param(True, {"kl": 0.1}, marks=pytest.mark.slow),
+    pytest.param(False, {"scheme": "uniform", "sfa": 3}, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("packing", "method"), METHODS)
 def test_it_trains_what_flow_trainer_trains_on_the_raw_data(
-    packing: bool, inputs: Inputs, tmp_path: Path
+    packing: bool, method: dict[str, Any], inputs: Inputs, tmp_path: Path
 ) -> None:
     training = {"packing": packing, "max_length": 30, "max_steps": 3, "shuffle_dataset": True}
-    code, out = run(tmp_path, inputs, "--quiet", **PLAIN, training={**SHORT, **training})
+    changes = {"training": {**SHORT, **training}, "method": method}
+    code, out = run(tmp_path, inputs, "--quiet", **PLAIN, **changes)
     assert code == 0
     args = SFTConfig(
         str(tmp_path / "plain"),
@@ -55,7 +64,12 @@ def test_it_trains_what_flow_trainer_trains_on_the_raw_data(
         dataloader_pin_memory=False,
         save_strategy="no",
     )
-    trainer = FlowTrainer(str(inputs.model), args, train_dataset=Dataset.from_list(ROWS))
+    trainer = FlowTrainer(
+        str(inputs.model),
+        args,
+        train_dataset=Dataset.from_list(ROWS),
+        method=MethodConfig(**method),
+    )
     trainer.train()
     trained = load_file(out / "model.safetensors")
     start = load_file(inputs.model / "model.safetensors")
@@ -98,9 +112,10 @@ def test_the_finished_folder(
     capsys.readouterr()
     assert run(tmp_path, inputs, **changes)[0] == 2
     assert "--overwrite" in capsys.readouterr().err
-    assert run(tmp_path, inputs, "--run_dir", tmp_path / "out.run", name="raw", averages=averages)[
-        0
-    ] == 0
+    assert (
+        run(tmp_path, inputs, "--run_dir", tmp_path / "out.run", name="raw", averages=averages)[0]
+        == 0
+    )
     raw = tmp_path / "out.run/checkpoint-10/model.safetensors"
     assert (tmp_path / "raw/model.safetensors").read_bytes() == raw.read_bytes()
     changes["training"] = {"seed": 7}
@@ -134,6 +149,7 @@ def test_an_adapter_and_the_merged_model(inputs: Inputs, tmp_path: Path) -> None
     assert not torch.allclose(start, whole, rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_it_stops_when_too_much_is_forgotten(inputs: Inputs, tmp_path: Path) -> None:
     changes: dict[str, Any] = {
         "retention": {"max_increase": 0.0},
@@ -152,6 +168,7 @@ def test_it_stops_when_too_much_is_forgotten(inputs: Inputs, tmp_path: Path) -> 
     assert (other / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_that_diverged_is_not_published(
     inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -69,6 +69,13 @@ def without_head(folder: Path, inputs: Inputs) -> dict[str, Any]:
     return {"model": str(model)}
 
 
+def tied_head(folder: Path, inputs: Inputs) -> dict[str, Any]:
+    model = save_model(folder / "tied")
+    config = json.loads((model / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (model / "config.json").write_text(json.dumps(config))
+    return {"model": str(model), "method": {"linear_probe": True}}
+
+
 REFUSED: dict[str, tuple[Any, str]] = {
     "missing columns": (lambda f, i: data_of(f, [{"a": "b"}] * 9), "columns"),
     "no data": ({"data": {"train": "nowhere.jsonl"}}, "nowhere.jsonl does not exist"),
@@ -114,6 +121,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "no such modules": ({"lora": {"target_modules": ["nose"]}}, "nose"),
     "adapter on the head": ({"lora": {"target_modules": ["lm_head"]}}, "names the head"),
     "l2 with lora": ({"lora": {"r": 2}, "method": {"l2": 1.0}}, "l2"),
+    "probe of a tied head": (tied_head, "tie_word_embeddings"),
+    "more blends than steps": ({"method": {"sfa": 11}}, "only 10 steps"),
     "merge without lora": ({"merge": True}, "merge"),
     "unknown average": ({"averages": {"mean": {}}}, "mean"),
     "average without spacing": ({"averages": {"lawa": {"window": 2}}}, "spacing"),

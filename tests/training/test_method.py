@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import bequest
 from bequest.errors import InputError
 from bequest.training.method import MethodConfig
 
@@ -49,4 +52,7 @@ def test_it_refuses_with_adapters(fields: dict[str, Any]) -> None:
 
 def test_it_needs_no_torch() -> None:
     code = "import sys, bequest.training.method; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    source = str(Path(bequest.__file__).parents[1])
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": source}
+    )

@@ -26,7 +26,8 @@ from bequest.results import Section
 from bequest.training.average_recipes import TRAINED
 from bequest.training.averaging_callback import WeightAveragingCallback
 from bequest.training.finetune_data import tokenized_dataset
-from bequest.training.finetune_plan import FinetunePlan, lora_config
+from bequest.training.finetune_model import lora_config
+from bequest.training.finetune_plan import FinetunePlan
 from bequest.training.finetune_publish import publish
 from bequest.training.flow_trainer import FlowTrainer
 from bequest.training.retention_callback import METRIC, RetentionCallback
@@ -97,7 +98,7 @@ def make_trainer(
     Raises:
         InputError: the trainer refuses something.
     """
-    config, method = plan.config, plan.config.method
+    config = plan.config
     train = tokenized_dataset(plan.scoring.tokenized, plan.given_weights)
     held_out = None if plan.held_out is None else tokenized_dataset(plan.held_out, None)
     args = plan.args
@@ -111,10 +112,8 @@ def make_trainer(
             eval_dataset=held_out,
             processing_class=plan.scoring.tokenizer,
             peft_config=None if config.lora is None else lora_config(config.lora),
-            scores=scores or method.scores,
-            scheme=method.scheme,
-            temperature=method.temperature,
-            normalizer=method.normalizer,
+            scores=scores,
+            method=config.method,
         )
     trainer.remove_callback(PrinterCallback)
     if not progress:

@@ -12,8 +12,10 @@ from datasets import Dataset
 
 from bequest.errors import InputError
 from bequest.training.finetune_config import DataConfig
-from bequest.training.flow_trainer import WEIGHT
+from bequest.training.flow_inputs import WEIGHT, check_column
+from bequest.training.flow_trainer import TOKEN_WEIGHTS
 from bequest.training.response_losses import is_response
+from bequest.training.row_weights import Weighing
 from bequest.training.samples import progress_bars, read_samples
 from bequest.training.sft_data import TokenizedSamples
 
@@ -40,6 +42,21 @@ def read_data(config: DataConfig, train: Any = None) -> tuple[Dataset, Dataset |
             raise InputError(f"data.eval: {error}") from error
         return samples, held_out
     return samples, None
+
+
+def check_columns(samples: Dataset, weighing: Weighing) -> None:
+    """Refuse columns of weights that FlowTrainer would refuse; it will not see the columns itself.
+
+    Raises:
+        InputError: a column holds no weights, or contradicts what else was said.
+    """
+    if TOKEN_WEIGHTS in samples.column_names and weighing.needs_scores:
+        raise InputError(
+            f"data.train has a column {TOKEN_WEIGHTS!r}, which is for other trainers; name the "
+            "score file it came from as method.scores, or remove the column"
+        )
+    if WEIGHT in samples.column_names:
+        check_column(samples, weighing)
 
 
 def split_by_hash(samples: Dataset, fraction: float) -> tuple[Dataset, Dataset]:

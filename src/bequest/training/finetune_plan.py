@@ -23,6 +23,12 @@ from bequest.training.finetune_config import (
     check_config,
     has_evaluation,
 )
+from bequest.training.finetune_model import (
+    check_vocabulary,
+    count_trained,
+    load_skeleton,
+    trained_dtype,
+)
 from bequest.training.response_losses import is_response, row_hashes
 from bequest.training.score_plan import ScoreConfig, ScorePlan, explained, plan_score
 
@@ -33,9 +39,6 @@ if TYPE_CHECKING:
 
     from bequest.training.row_weights import Weighing
     from bequest.training.sft_data import TokenizedSamples
-
-_LORA_STARTS = (True, False, "gaussian", "orthogonal")
-"""Ways of starting an adapter that need no data and leave the weights under it as they were."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,9 +113,9 @@ class FinetunePlan:
         if self.args.max_steps > 0:
             return int(self.args.max_steps)
         batch = self.args.per_device_train_batch_size * self.args.world_size
-        batches = math.ceil(self.num_rows / batch)
-        per_epoch = math.ceil(batches / self.args.gradient_accumulation_steps)
-        return math.ceil(float(self.args.num_train_epochs) * per_epoch)
+        batches = math.ceil(self.num_rows / int(batch))
+        per_epoch = math.ceil(batches / int(self.args.gradient_accumulation_steps))
+        return math.ceil(per_epoch * float(self.args.num_train_epochs))
 
 
 def plan_finetune(
@@ -130,9 +133,8 @@ def plan_finetune(
     """
     check_config(config)
     averages = average_recipes(config.averages)
-    from bequest.training.finetune_data import read_data
-    from bequest.training.flow_trainer import WEIGHT, check_args, check_columns
-    from bequest.training.row_weights import Weighing
+    from bequest.training.finetune_data import check_columns, read_data
+    from bequest.training.flow_inputs import WEIGHT, check_args, weighing_of
     from bequest.training.sft_data import tokenize_samples
     from bequest.training.sft_settings import (
         kept_length,
@@ -140,14 +142,10 @@ def plan_finetune(
         read_settings,
         scored_settings,
     )
+    from bequest.training.start_blends import sfa_steps
 
     config.method.check_adapters(config.lora is not None)
-    weighing = Weighing.of(
-        config.method.scores,
-        config.method.scheme,
-        config.method.temperature,
-        config.method.normalizer,
-    )
+    weighing = weighing_of(config.method, None)
     target = check_target(config.out, overwrite=config.overwrite)
     _check_run_folder(config, target)
     settings = read_settings(config.training, evaluates=has_evaluation(config.data))
@@ -162,8 +160,8 @@ def plan_finetune(
         given = [float(value) for value in samples[WEIGHT]]
     scoring = plan_score(_score_config(config, args, settings), data=samples, progress=progress)
     check_target(config.out, overwrite=config.overwrite, inputs=(scoring.location.folder,))
-    skeleton = _skeleton(config, scoring)
-    _check_vocabulary(scoring, skeleton)
+    skeleton = load_skeleton(config, scoring)
+    check_vocabulary(scoring, skeleton)
     _check_scores(weighing, scoring)
     evaluated = None
     if held_out is not None:
@@ -177,7 +175,7 @@ def plan_finetune(
             )
         if not any(is_response(own).any() for own in evaluated.labels):
             raise InputError("data.eval has not one response token; check its masks")
-    return FinetunePlan(
+    plan = FinetunePlan(
         config=config,
         target=target,
         scoring=scoring,
@@ -187,11 +185,14 @@ def plan_finetune(
         given_weights=given,
         recipes=averages,
         texts=texts,
-        dtype=_dtype(config, scoring),
+        dtype=trained_dtype(config, scoring),
         model_config=skeleton.config,
-        num_trained=_num_trained(config, skeleton),
+        num_trained=count_trained(config, skeleton),
         identity=_identity(config, args, scoring, [given, texts]),
     )
+    if config.method.sfa:
+        sfa_steps(config.method.sfa, plan.num_steps)
+    return plan
 
 
 def _check_run_folder(config: FinetuneConfig, target: Path) -> None:
@@ -241,43 +242,6 @@ def _score_config(config: FinetuneConfig, args: Any, settings: Mapping[str, Any]
     )
 
 
-def _skeleton(config: FinetuneConfig, scoring: ScorePlan) -> Any:
-    """Load the model without its weights, and refuse one whose files lack some of them."""
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
-    name = scoring.location.name
-    logging.disable_progress_bar()
-    with explained(f"model {name} cannot be loaded"):
-        skeleton, told = AutoModelForCausalLM.from_pretrained(
-            scoring.location.folder,
-            device_map="meta",
-            output_loading_info=True,
-            trust_remote_code=config.trust_remote_code,
-        )
-    missing = sorted(map(str, [*told["missing_keys"], *told["mismatched_keys"]]))
-    if missing:
-        raise InputError(
-            f"model {name} lacks {missing[0]}, or has it in another shape, and would train from "
-            "random weights there; name the folder of a whole model"
-        )
-    if skeleton.get_output_embeddings() is None:
-        raise InputError(f"model {name} has no language-model head; name a causal language model")
-    return skeleton
-
-
-def _check_vocabulary(scoring: ScorePlan, skeleton: Any) -> None:
-    """Refuse tokens that the model has no row for, in its embedding or its head."""
-    tables = (skeleton.get_input_embeddings(), skeleton.get_output_embeddings())
-    rows = min(int(table.weight.shape[0]) for table in tables)
-    largest = max(int(ids.max()) for ids in scoring.tokenized.input_ids if len(ids))
-    if largest >= rows:
-        raise InputError(
-            f"model {scoring.location.name} has a head and an embedding of {rows:,} tokens, but its "
-            f"tokenizer made token {largest:,} of the data; give the model its own tokenizer"
-        )
-
-
 def _check_scores(weighing: Weighing, scoring: ScorePlan) -> None:
     """Join the given scores to the samples now, though the trainer does it again."""
     from bequest.training.row_weights import weights_by_hash
@@ -294,53 +258,6 @@ def _check_scores(weighing: Weighing, scoring: ScorePlan) -> None:
     weights = weights_by_hash(table, weighing, hashes, np.array(rows, dtype=np.int64))
     if not any(np.any(own) for own in weights):
         raise InputError("method.scores gives no sample of data.train a weight above 0")
-
-
-def _dtype(config: FinetuneConfig, scoring: ScorePlan) -> torch.dtype:
-    import torch
-
-    if config.dtype == "auto":
-        return torch.float32 if config.lora is None else scoring.dtype
-    named: torch.dtype = getattr(torch, config.dtype)
-    return named
-
-
-def _num_trained(config: FinetuneConfig, skeleton: Any) -> int:
-    """Count what is trained; with LoRA by making the adapter on a model without weights."""
-    if config.lora is None:
-        return int(skeleton.num_parameters())
-    from peft import get_peft_model
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    with explained("lora does not fit the model"):
-        adapted = get_peft_model(skeleton, lora_config(config.lora), low_cpu_mem_usage=True)
-    if isinstance(adapted.get_output_embeddings(), BaseTunerLayer):
-        raise InputError("lora.target_modules names the head, whose adapter TRL would not train")
-    return sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-
-
-def lora_config(lora: Mapping[str, Any]) -> Any:
-    """Make PEFT's LoraConfig from the configuration's mapping.
-
-    Raises:
-        InputError: LoraConfig has no such field or refuses a value.
-    """
-    from peft import LoraConfig
-
-    known = {field.name for field in dataclasses.fields(LoraConfig)}
-    unknown = sorted(set(lora) - known)
-    if unknown:
-        raise InputError(f"lora has {unknown[0]!r}, which is no field of PEFT's LoraConfig")
-    start = lora.get("init_lora_weights", True)
-    if start not in _LORA_STARTS:
-        raise InputError(
-            f"lora.init_lora_weights is {start!r}, which changes the weights under the adapter; "
-            "leave it out"
-        )
-    try:
-        return LoraConfig(**{"task_type": "CAUSAL_LM", **lora})
-    except (TypeError, ValueError) as error:
-        raise InputError(f"lora is not what LoraConfig takes: {error}") from error
 
 
 def _identity(

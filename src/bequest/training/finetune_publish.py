@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from torch import Tensor
 
 from bequest.checkpoints.checkpoint import open_checkpoint, read_json
 from bequest.checkpoints.companions import companion_files, copy_companions
@@ -89,8 +90,9 @@ def publish(plan: FinetunePlan, checkpoint: Path, weights: Path) -> list[Section
 
 def _lay_out(plan: FinetunePlan, weights: Path, staging: Path) -> None:
     """Put the model and what travels with it into the folder."""
-    if plan.config.merge:
-        _merge(plan, weights, staging)
+    made = _made(plan, weights)
+    if made is not None:
+        made.save_pretrained(staging)
     shutil.copytree(
         weights,
         staging,
@@ -98,7 +100,8 @@ def _lay_out(plan: FinetunePlan, weights: Path, staging: Path) -> None:
         # Not the mode: safetensors writes files that only their owner can read.
         copy_function=shutil.copyfile,
         ignore=shutil.ignore_patterns(
-            *_NOT_THE_MODEL, *(("adapter_*", "*.safetensors") if plan.config.merge else ())
+            *_NOT_THE_MODEL,
+            *(("adapter_*", "*.safetensors*", "config.json") if made is not None else ()),
         ),
     )
     # What the trainer saved, the tokenizer above all, is newer than the source's.
@@ -116,17 +119,39 @@ def _lay_out(plan: FinetunePlan, weights: Path, staging: Path) -> None:
         (staging / ADAPTER_CONFIG).write_text(text + "\n", encoding="utf-8")
 
 
-def _merge(plan: FinetunePlan, weights: Path, staging: Path) -> None:
-    from peft import PeftModel
+def _made(plan: FinetunePlan, weights: Path) -> Any:
+    """Return the model to be published where the run's own files are not it; None where they are."""
+    share = plan.config.method.wise_ft
+    if not plan.config.merge and share is None:
+        return None
+    start = _load(plan, plan.location.folder)
+    if plan.config.merge:
+        from peft import PeftModel
+
+        adapted: Any = PeftModel.from_pretrained(start, str(weights))
+        return adapted.merge_and_unload(safe_merge=True)
+    assert share is not None
+    trained = _load(plan, weights)
+    _blend(dict(start.named_parameters()), dict(trained.named_parameters()), share)
+    return trained
+
+
+def _load(plan: FinetunePlan, folder: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
-    base = AutoModelForCausalLM.from_pretrained(
-        plan.location.folder,
-        dtype=plan.dtype,
-        trust_remote_code=plan.config.trust_remote_code,
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=plan.dtype, trust_remote_code=plan.config.trust_remote_code
     )
-    merged: Any = PeftModel.from_pretrained(base, str(weights)).merge_and_unload(safe_merge=True)
-    merged.save_pretrained(staging)
+
+
+@torch.no_grad()
+def _blend(start: dict[str, Tensor], trained: dict[str, Tensor], share: float) -> None:
+    """Make each trained tensor `(1 - share) * start + share * trained`, as StartWeights does.
+
+    Here, because a checkpoint holds the weights as they were before it.
+    """
+    for name, tensor in trained.items():
+        tensor.copy_(start[name].double() * (1 - share) + tensor.double() * share)
 
 
 def _is_adapter(folder: Path) -> bool:
