@@ -70,7 +70,7 @@ def without_head(folder: Path, inputs: Inputs) -> dict[str, Any]:
 
 
 def tied_head(folder: Path, inputs: Inputs) -> dict[str, Any]:
-    model = save_model(folder / "tied")
+    model = Path(without_head(folder, inputs)["model"])
     config = json.loads((model / "config.json").read_text()) | {"tie_word_embeddings": True}
     (model / "config.json").write_text(json.dumps(config))
     return {"model": str(model), "method": {"linear_probe": True}}

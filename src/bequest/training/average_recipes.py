@@ -47,6 +47,11 @@ def average_recipes(averages: Mapping[str, Any]) -> dict[str, Recipe]:
         try:
             made[name] = _KINDS[kind](**settings)
         except TypeError as error:
+            wrong = next((key for key, value in settings.items() if isinstance(value, str)), None)
+            if "not supported between" in str(error) and wrong is not None:
+                raise InputError(
+                    f"averages.{name}.{wrong} is {settings[wrong]!r}; give a number"
+                ) from error
             # "X.__init__() got an unexpected keyword argument 'y'" or "missing ... argument: 'z'".
             reason = str(error).partition("() ")[2] or str(error)
             raise InputError(f"averages.{name} {reason}") from error
