@@ -44,6 +44,7 @@ MORE_KILLS: Kills = {
     "whole": (FULL, []),
     "before_the_first_save": (FULL, [("step", 2)]),
     "in_scoring": (FULL, [(SCORING, 0)]),
+    "at_the_start": (FULL, [("file", 0), ("file", 1)]),
     "in_the_first_save": (FULL, [("file", 8), ("file", 12)]),
     "in_other_archives": (FULL, [("archive", 2), ("archive", 3), ("archive", 4)]),
     "by_ctrl_c": (FULL, [("interrupt", 7), ("interrupt", 9)]),

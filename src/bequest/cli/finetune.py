@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from bequest.checkpoints.lineage import command_line
 from bequest.cli.output import print_json, print_notes, print_table
 from bequest.cli.run_arguments import parse_run
-from bequest.results import Section, results_document
+from bequest.results import results_document
 from bequest.training.finetune_config import FinetuneConfig
 
 _INTERRUPTED = 130
@@ -55,12 +55,17 @@ def run(arguments: Sequence[str]) -> int:
             return 0
         from bequest.training.finetune import finetune
 
-        done = finetune(plan, progress=progress, told=told)
+        sections = finetune(plan, progress=progress, told=told)
         if told:
-            _tell(done.sections, done.notes)
-            print_notes([f"{plan.target} in {time.monotonic() - started:.1f} s"])
+            print_table(sections[0])
+            print_notes(
+                [
+                    f"{plan.target} in {time.monotonic() - started:.1f} s",
+                    f"{plan.run} still holds the run's checkpoints.",
+                ]
+            )
         elif as_json:
-            print_json(results_document(command_line(), done.sections))
+            print_json(results_document(command_line(), sections))
     except KeyboardInterrupt:
         print(
             "bequest finetune: interrupted; the same command goes on from the newest checkpoint.",
@@ -70,9 +75,3 @@ def run(arguments: Sequence[str]) -> int:
     finally:
         leave_processes()
     return 0
-
-
-def _tell(sections: Sequence[Section], notes: Sequence[str]) -> None:
-    for section in sections[:1]:
-        print_table(section)
-    print_notes(notes)

@@ -41,17 +41,7 @@ _EXACTNESS = ("torch", "transformers", "trl", "peft", "accelerate")
 """Packages whose versions decide about the last bits."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Finetuned:
-    """What came of a run."""
-
-    sections: list[Section]
-    """What `results.json` holds."""
-    notes: tuple[str, ...]
-    """What the user should hear."""
-
-
-def finetune(plan: FinetunePlan, *, progress: bool = False, told: bool = False) -> Finetuned:
+def finetune(plan: FinetunePlan, *, progress: bool = False, told: bool = False) -> list[Section]:
     """Carry a plan out, or go on where an earlier process of the same plan was broken off.
 
     Every process of a distributed run calls it.
@@ -59,7 +49,10 @@ def finetune(plan: FinetunePlan, *, progress: bool = False, told: bool = False) 
     Args:
         plan: from `plan_finetune`.
         progress: show bars.
-        told: print the trainer's log where no bar is shown.
+        told: print what the run starts from, and the trainer's log where no bar is shown.
+
+    Returns:
+        What `results.json` holds; nothing in processes other than the first.
 
     Raises:
         InputError: the run's folder holds another run or is in use, or the trainer refuses the
@@ -71,6 +64,8 @@ def finetune(plan: FinetunePlan, *, progress: bool = False, told: bool = False) 
     with held_run(plan.run) if first else nullcontext():
         start = from_first(_begin(plan) if first else None)
         assert start is not None
+        for note in start.notes if told else ():
+            _print(note)
         scores = _scores(plan, progress=progress)
         checkpoint = start.checkpoint
         if checkpoint is None or not ended(plan, checkpoint):
@@ -81,7 +76,7 @@ def finetune(plan: FinetunePlan, *, progress: bool = False, told: bool = False) 
         if first:
             sections = publish(plan, checkpoint, weights_folder(plan, checkpoint))
         from_first(None)  # The others stay until it is there.
-    return Finetuned(sections=sections, notes=start.notes)
+    return sections
 
 
 def make_trainer(
@@ -229,6 +224,11 @@ class _Printed(TrainerCallback):
                     f"  step {state.global_step}/{state.max_steps}  {kind}{'  '.join(words)}\n"
                 )
                 sys.stdout.flush()
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(f"  {line}\n")
+    sys.stdout.flush()
 
 
 def _is_held_out(name: str) -> bool:

@@ -188,7 +188,7 @@ def plan_finetune(
         dtype=trained_dtype(config, scoring),
         model_config=skeleton.config,
         num_trained=count_trained(config, skeleton),
-        identity=_identity(config, args, scoring, [given, texts]),
+        identity=_identity(config, args, scoring, [given, texts, _hashes(evaluated)]),
     )
     if config.method.sfa:
         sfa_steps(config.method.sfa, plan.num_steps)
@@ -203,7 +203,9 @@ def _check_run_folder(config: FinetuneConfig, target: Path) -> None:
         raise InputError(f"run_dir {run} lies in out {config.out}; name a folder beside it")
     if run.exists() and not run.is_dir():
         raise InputError(f"run_dir {run} is a file; name a folder")
-    if run.is_dir() and any(run.iterdir()) and not (run / STATE).is_file():
+    # A run that died at once has left its lock, and perhaps the beginning of its state.
+    visible = run.is_dir() and any(not path.name.startswith(".") for path in run.iterdir())
+    if visible and not (run / STATE).is_file():
         raise InputError(f"run_dir {run} holds files of something else; name another folder")
 
 
@@ -270,12 +272,11 @@ def _identity(
     asked = dataclasses.asdict(config)
     for name in ("out", "run_dir", "overwrite", "hash", "merge", "weights"):
         del asked[name]
-    tokenized = scoring.tokenized
-    hashes = row_hashes(tokenized.input_ids, tokenized.labels)
+    read = [*read, _hashes(scoring.tokenized)]
     scores = config.method.scores
     if scores is not None:
         read = [*read, file_hash(Path(scores).expanduser())]
-    digest = hashlib.sha256(repr((hashes.tolist(), read)).encode())
+    digest = hashlib.sha256(repr(read).encode())
     source = open_checkpoint(scoring.location.folder, field="model")
     identity = {
         **asked,
@@ -287,3 +288,10 @@ def _identity(
     # As it comes back from its file.
     made: dict[str, Any] = json.loads(json.dumps(identity, default=str))
     return made
+
+
+def _hashes(tokenized: TokenizedSamples | None) -> list[str]:
+    if tokenized is None:
+        return []
+    hashes: list[str] = row_hashes(tokenized.input_ids, tokenized.labels).tolist()
+    return hashes
