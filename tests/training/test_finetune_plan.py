@@ -134,6 +134,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "whole held out": ({"data": {"eval_fraction": 1.0}}, "eval_fraction is 1.0"),
     "out in the model": ({"out": "MODEL"}, "overlaps"),
+    "out in the run": ({}, "overlaps out"),
     "a file as run_dir": ({"run_dir": "DATA"}, "is a file"),
     "something else in run_dir": ({"run_dir": "MODEL"}, "something else"),
 }
@@ -145,6 +146,8 @@ def test_bad_input_is_one_sentence_and_no_file(
 ) -> None:
     changes, found = REFUSED[name]
     changes = dict(changes(tmp_path, inputs) if callable(changes) else changes)
+    if name == "out in the run":
+        changes = {"run_dir": str(tmp_path / "run"), "out": str(tmp_path / "run" / "out")}
     for field, place in (("out", inputs.model / "x"), ("run_dir", inputs.model)):
         if changes.get(field) == "MODEL":
             changes[field] = str(place)

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from bequest.training.finetune_model import (
     trained_dtype,
 )
 from bequest.training.response_losses import is_response, row_hashes
-from bequest.training.score_plan import ScoreConfig, ScorePlan, explained, plan_score
+from bequest.training.score_plan import ScoreConfig, ScorePlan, plan_score
 
 if TYPE_CHECKING:
     import torch
@@ -135,13 +136,7 @@ def plan_finetune(
     averages = average_recipes(config.averages)
     from bequest.training.finetune_data import check_columns, read_data
     from bequest.training.flow_inputs import WEIGHT, check_args, weighing_of
-    from bequest.training.sft_data import tokenize_samples
-    from bequest.training.sft_settings import (
-        kept_length,
-        make_sft_config,
-        read_settings,
-        scored_settings,
-    )
+    from bequest.training.sft_settings import kept_length, make_sft_config, read_settings
     from bequest.training.start_blends import sfa_steps
 
     config.method.check_adapters(config.lora is not None)
@@ -163,18 +158,7 @@ def plan_finetune(
     skeleton = load_skeleton(config, scoring)
     check_vocabulary(scoring, skeleton)
     _check_scores(weighing, scoring)
-    evaluated = None
-    if held_out is not None:
-        with explained("data.eval"):
-            evaluated = tokenize_samples(
-                held_out,
-                scoring.tokenizer,
-                max_length=kept_length(args),
-                settings=scored_settings(settings),
-                progress=progress,
-            )
-        if not any(is_response(own).any() for own in evaluated.labels):
-            raise InputError("data.eval has not one response token; check its masks")
+    evaluated = _evaluated(held_out, scoring, kept_length(args), progress=progress)
     plan = FinetunePlan(
         config=config,
         target=target,
@@ -195,12 +179,36 @@ def plan_finetune(
     return plan
 
 
+def _evaluated(
+    held_out: Dataset | None, scoring: ScorePlan, max_length: int | None, *, progress: bool
+) -> TokenizedSamples | None:
+    """Tokenize the samples of evaluations like those that are trained on."""
+    if held_out is None:
+        return None
+    from bequest.training.sft_data import tokenize_samples
+
+    try:
+        tokenized = tokenize_samples(
+            held_out,
+            scoring.tokenizer,
+            max_length=max_length,
+            settings=scoring.settings,
+            progress=progress,
+        )
+    except InputError as error:
+        raise InputError(f"data.eval: {error}") from error
+    if not any(is_response(own).any() for own in tokenized.labels):
+        raise InputError("data.eval has not one response token; check its masks")
+    return tokenized
+
+
 def _check_run_folder(config: FinetuneConfig, target: Path) -> None:
     from bequest.training.run_folder import STATE
 
     run = config.run_folder
-    if run.absolute() == target or target in run.absolute().parents:
-        raise InputError(f"run_dir {run} lies in out {config.out}; name a folder beside it")
+    real = Path(os.path.realpath(run))
+    if real == target or target in real.parents or real in target.parents:
+        raise InputError(f"run_dir {run} overlaps out {config.out}; name a folder beside it")
     if run.exists() and not run.is_dir():
         raise InputError(f"run_dir {run} is a file; name a folder")
     # A run that died at once has left its lock, and perhaps the beginning of its state.
