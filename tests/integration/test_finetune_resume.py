@@ -73,7 +73,7 @@ def check(kills_of: Kills, folder: Path) -> dict[str, str]:
     done = subprocess.run(
         [sys.executable, str(SCRIPT), str(folder / "scenarios.json"), str(folder)],
         env=environment(),
-        timeout=560,
+        timeout=1700,
         capture_output=True,
         text=True,
     )
@@ -104,6 +104,7 @@ def compare(own: Path, reference: Path, settings: dict[str, Any]) -> None:
         assert pair[0].read_bytes() == pair[1].read_bytes(), (own, average)
 
 
+@pytest.mark.timeout(1800)
 def test_killed_and_resumed(tmp_path: Path) -> None:
     logs = check(KILLS, tmp_path)
     assert "goes on from checkpoint-6" in logs["in_a_step"]
@@ -113,12 +114,14 @@ def test_killed_and_resumed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_killed_at_other_moments(tmp_path: Path) -> None:
     logs = check(MORE_KILLS, tmp_path)
     assert "the same command goes on" in logs["by_ctrl_c"]
     assert logs["before_publishing"].count("step 10/10  loss") == 1
 
 
+@pytest.mark.timeout(1800)
 def test_two_processes(tmp_path: Path) -> None:
     """The same under torchrun, killed in all processes and resumed."""
     inputs = make_inputs(tmp_path / "inputs")
@@ -134,7 +137,7 @@ def test_two_processes(tmp_path: Path) -> None:
             done = subprocess.run(
                 [*words, str(worker), "finetune", "--config", str(file)],
                 env={**environment(), "KILL_AT_MICRO_BATCH": kill},
-                timeout=400,
+                timeout=800,
                 capture_output=True,
                 text=True,
             )
