@@ -79,6 +79,7 @@ def test_it_trains_what_flow_trainer_trains_on_the_raw_data(
     assert not torch.equal(trained["lm_head.weight"], start["lm_head.weight"])
 
 
+@pytest.mark.slow
 def test_the_finished_folder(
     inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
