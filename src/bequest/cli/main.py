@@ -21,6 +21,7 @@ COMMANDS = {
     "average": "average checkpoints of a training run",
     "score": "weigh a data set's samples by their loss under the pre-trained model",
     "pretrain": "train a causal language model on text, with averages",
+    "finetune": "fine-tune a model and forget less of what it could",
     "evaluate": "say what models gained and lost against another, item by item",
     "report": "show what other commands found in one HTML file",
     "lineage": "print where a model came from, and verify its files",

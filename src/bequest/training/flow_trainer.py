@@ -11,15 +11,26 @@ import numpy as np
 import torch
 from datasets import Dataset
 from numpy.typing import ArrayLike
-from peft import PeftModel
 from torch import Tensor, nn
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from bequest.errors import InputError
 from bequest.losses.token_losses import IGNORED
+from bequest.training.anchored_trainer import AnchoredTrainer
+from bequest.training.flow_inputs import (
+    WEIGHT,
+    check_args,
+    check_collator,
+    check_column,
+    check_trainer,
+    method_of,
+    weighing_of,
+    with_weight_column,
+)
+from bequest.training.method import MethodConfig
 from bequest.training.response_losses import row_hashes
-from bequest.training.row_weights import Weighing, checked_weights, weights_by_hash
+from bequest.training.row_weights import weights_by_hash
 from bequest.training.starting_losses import starting_scores, token_rows
 from bequest.training.token_weights import (
     LOSS_WEIGHTS,
@@ -32,14 +43,12 @@ from bequest.training.token_weights import (
 from bequest.training.trl_hooks import check_hooks
 from bequest.weighting.score_file import ScoreTable
 
-WEIGHT = "weight"
-"""The column of a user's data set that holds a weight for each sample."""
 TOKEN_WEIGHTS = "token_weights"
 """The column that `bequest score --to-dataset` writes under a scheme of token weights."""
 _ROW = "bequest_row"
 
 
-class FlowTrainer(SFTTrainer):
+class FlowTrainer(AnchoredTrainer):
     """SFTTrainer whose training loss is weighted: `sum_t w_t l_t / sum_t 1` over response tokens.
 
     Everything else is SFTTrainer's: arguments, data formats, tokenization, packing, PEFT,
@@ -69,7 +78,8 @@ class FlowTrainer(SFTTrainer):
         scores: str | Path | ScoreTable | ArrayLike | None = None,
         scheme: str | None = None,
         temperature: float | str | None = None,
-        normalizer: str = "tokens",
+        normalizer: str | None = None,
+        method: MethodConfig | None = None,
         **options: Any,
     ) -> None:
         """Prepare the data and its weights.
@@ -90,8 +100,10 @@ class FlowTrainer(SFTTrainer):
                 plain SFTTrainer). None means the scheme, temperature and weights of the score
                 file, and `flow` without one.
             temperature: In nats, or `median`, which is the default.
-            normalizer: `tokens` divides by the number of response tokens, as the authors do;
-                `weights` by the sum of their weights (static schemes only).
+            normalizer: `tokens`, the default, divides by the number of response tokens, as the
+                authors do; `weights` by the sum of their weights (static schemes only).
+            method: Weighting, and what holds the model to where it started, in one; then scheme,
+                temperature and normalizer are left out.
             **options: SFTTrainer's other arguments.
 
         Raises:
@@ -104,8 +116,10 @@ class FlowTrainer(SFTTrainer):
                 f"train_dataset is a {type(train_dataset).__name__}; give a datasets.Dataset: its "
                 "weights must be known before training"
             )
-        _check_collator(data_collator)
-        self.weighing = Weighing.of(scores, scheme, temperature, normalizer)
+        check_collator(data_collator)
+        method = method_of(method, scheme, temperature, normalizer)
+        self.weighing = weighing_of(method, scores)
+        method.check_adapters(options.get("peft_config") is not None)
         self.scores: ScoreTable | None = None
         if TOKEN_WEIGHTS in train_dataset.column_names and self.weighing.needs_scores:
             raise InputError(
@@ -113,16 +127,17 @@ class FlowTrainer(SFTTrainer):
                 "the score file it came from as scores, or remove the column"
             )
         if WEIGHT in train_dataset.column_names:
-            _check_column(train_dataset, self.weighing)
+            check_column(train_dataset, self.weighing)
         elif isinstance(self.weighing.scores, np.ndarray):
-            train_dataset = _with_weight_column(train_dataset, self.weighing.scores)
+            train_dataset = with_weight_column(train_dataset, self.weighing.scores)
         if self.weighing.is_static:
             train_dataset = train_dataset.add_column(_ROW, np.arange(len(train_dataset)))
         self._unprepared: Dataset | None = train_dataset
         super().__init__(
             model, args, data_collator, train_dataset, eval_dataset, processing_class, **options
         )
-        _check_trainer(self)
+        check_trainer(self)
+        self.apply_method(method)
         # The fused head leaves every division to `compute_loss`, whatever the model's own forward
         # accepts: without this a model that takes no loss arguments depends on accumulation.
         self.model_accepts_loss_kwargs = True
@@ -141,7 +156,7 @@ class FlowTrainer(SFTTrainer):
     ) -> Any:
         if dataset is self._unprepared:
             self._unprepared = None
-            _check_args(args)
+            check_args(args)
             if self.weighing.is_static:
                 # Packing keeps token ids and labels alone, so it waits until there are weights.
                 args = copy.copy(args)
@@ -190,7 +205,13 @@ class FlowTrainer(SFTTrainer):
         """Add up what the loss of one step is divided by, over its micro-batches and processes."""
         if not batch_samples:
             return None
-        total = torch.stack([self._items(batch) for batch in batch_samples]).sum().to(device)
+        if self.method.kl:
+            tokens = [_response_tokens(batch) for batch in batch_samples]
+            self.response_tokens = self._over_all(tokens, device)
+        return self._over_all([self._items(batch) for batch in batch_samples], device)
+
+    def _over_all(self, counts: list[Tensor], device: torch.device) -> Tensor:
+        total = torch.stack(counts).sum().to(device)
         if self.args.world_size > 1:
             total = self.accelerator.gather(total).sum()
         # Ranks of tensor parallelism are given the same batch.
@@ -198,9 +219,9 @@ class FlowTrainer(SFTTrainer):
         return items
 
     def _items(self, batch: dict[str, Tensor]) -> Tensor:
-        is_predicted = batch["labels"][..., 1:] != IGNORED
         if self.weighing.normalizer == "tokens" or LOSS_WEIGHTS not in batch:
-            return is_predicted.sum()
+            return _response_tokens(batch)
+        is_predicted = batch["labels"][..., 1:] != IGNORED
         return (batch[LOSS_WEIGHTS][..., 1:] * is_predicted).sum()
 
     def compute_loss(
@@ -234,64 +255,5 @@ class FlowTrainer(SFTTrainer):
         return loss
 
 
-def _check_column(dataset: Dataset, weighing: Weighing) -> None:
-    if weighing.scores is not None or (weighing.scheme, weighing.temperature) != (None, None):
-        raise InputError(
-            f"train_dataset has a column {WEIGHT!r}, which is used as it is: leave scores, scheme "
-            "and temperature out, or remove the column"
-        )
-    checked_weights(f"train_dataset[{WEIGHT!r}]", dataset[WEIGHT])
-
-
-def _with_weight_column(dataset: Dataset, weights: np.ndarray[Any, Any]) -> Dataset:
-    if len(weights) != len(dataset):
-        raise InputError(
-            f"scores holds {len(weights)} weights, but train_dataset has {len(dataset)} rows"
-        )
-    return dataset.add_column(WEIGHT, weights)
-
-
-def _check_collator(collator: Any) -> None:
-    if collator is not None and not isinstance(collator, DataCollatorForLanguageModeling):
-        raise InputError(
-            f"data_collator is a {type(collator).__name__}, which does not know of weights; leave "
-            "it out or give TRL's DataCollatorForLanguageModeling"
-        )
-
-
-def _check_args(args: SFTConfig) -> None:
-    """Refuse what would lose the weights, before anything is tokenized."""
-    if args.loss_type != "nll":
-        raise InputError(
-            f"args.loss_type is {args.loss_type!r}; leave it 'nll' and give FlowTrainer the scheme"
-        )
-    if args.label_smoothing_factor:
-        raise InputError(
-            f"args.label_smoothing_factor is {args.label_smoothing_factor}, which SFTTrainer takes "
-            "from another forward pass, without weights; set it to 0"
-        )
-    if args.packing and args.max_length is None:
-        raise InputError("args.packing needs args.max_length, got None")
-    if args.world_size > 1 and not args.average_tokens_across_devices:
-        raise InputError(
-            "args.average_tokens_across_devices is False, which makes the loss depend on the number "
-            "of processes; set it to True"
-        )
-
-
-def _check_trainer(trainer: FlowTrainer) -> None:
-    if trainer._unprepared is not None:
-        raise InputError(
-            "train_dataset is one that SFTTrainer does not prepare (images, or dataset_kwargs with "
-            "skip_prepare_dataset); FlowTrainer weighs text that it has seen tokenized"
-        )
-    if trainer.compute_loss_func is not None:
-        raise InputError("compute_loss_func replaces the loss that is weighted; leave it out")
-    parallelism = getattr(trainer.accelerator, "parallelism_config", None)
-    if parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
-        raise InputError(
-            "args.parallelism_config shards sequences (cp or sp), and their weights would not be "
-            "sharded with them; use data or tensor parallelism"
-        )
-    if isinstance(trainer.model, PeftModel) and trainer.model.active_peft_config.is_prompt_learning:
-        raise InputError("peft_config adds virtual tokens, which have no weights; use LoRA")
+def _response_tokens(batch: dict[str, Tensor]) -> Tensor:
+    return (batch["labels"][..., 1:] != IGNORED).sum()

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from torch.nn.parallel import DistributedDataParallel
 from transformers import (
     PreTrainedTokenizerBase,
     Trainer,
@@ -106,9 +107,11 @@ class RetentionCallback(TrainerCallback):
             control.should_training_stop = True
 
     def _measure(self, state: TrainerState) -> None:
-        # In every process: they share out the text.
-        measured = bits_per_byte(
-            self._trainer.model_wrapped, self._tokenizer, self._texts, **self._options
-        )
+        # In every process: they share out the text, so that a forward pass must not synchronize
+        # them, as that of a replica does.
+        model: Any = self._trainer.model_wrapped
+        if isinstance(model, DistributedDataParallel):
+            model = model.module
+        measured = bits_per_byte(model, self._tokenizer, self._texts, **self._options)
         self.latest, self._measured_at = measured.bits_per_byte, state.global_step
         self._trainer.log({METRIC: self.latest})
