@@ -153,7 +153,7 @@ def test_other_losses(tmp_path: Path) -> None:
     data = rows()
     logits = model(torch.tensor(data["features"], dtype=torch.float64))["logits"]
     losses = ((logits - functional.one_hot(torch.tensor(data["labels"]), CLASSES)) ** 2).sum(-1)
-    wanted = float((torch.tensor(WEIGHTS) * losses).mean())
+    wanted = (torch.tensor(WEIGHTS) * losses).mean().item()
     assert run.state.log_history[0]["loss"] == pytest.approx(wanted, rel=1e-5)
 
 

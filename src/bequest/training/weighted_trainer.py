@@ -53,6 +53,8 @@ class WeightedTrainer(Trainer):
     Source: FLOW (arXiv 2502.02797) and its released code for images.
     """
 
+    _signature_columns: list[str] | None
+
     def __init__(
         self,
         model: Any = None,
@@ -104,16 +106,16 @@ class WeightedTrainer(Trainer):
         self.normalizer = normalizer
         if options.get("compute_loss_func") is not None:
             raise InputError("compute_loss_func would bypass the weights; pass sample_losses")
+        if getattr(args, "label_smoothing_factor", 0):
+            raise InputError(
+                "label_smoothing_factor is set, which would bypass the weights; set it to 0 and "
+                "smooth in sample_losses"
+            )
         if train_dataset is not None:
             train_dataset = _weighted_rows(train_dataset, weights, reference_model)
         elif weights is not None:
             raise InputError("weights is given, but no train_dataset to weigh")
         super().__init__(model, args, data_collator, train_dataset, *arguments, **options)
-        if self.label_smoother is not None:
-            raise InputError(
-                "label_smoothing_factor is set, which would bypass the weights; set it to 0 and "
-                "smooth in sample_losses"
-            )
         # `compute_loss` divides by the samples of the whole step, whatever the model's forward takes.
         self.model_accepts_loss_kwargs = True
         if reference_model is not None:
@@ -138,7 +140,8 @@ class WeightedTrainer(Trainer):
 
     def _items(self, batch: Mapping[str, Any]) -> Tensor:
         if self.normalizer == "weights" and WEIGHT in batch:
-            return batch[WEIGHT].sum()
+            total: Tensor = batch[WEIGHT].sum()
+            return total
         return torch.tensor(_batch_size(batch), dtype=torch.float32)
 
     def compute_loss(
