@@ -167,7 +167,7 @@ def write_lineage(
         "operation": operation,
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "command": command_line(),
-        "versions": _versions(),
+        "versions": package_versions(),
         "settings": dict(settings),
         "inputs": [dict(described) for described in inputs],
         "outputs": [describe_file(file, full_hash=full_hash) for file in sorted(outputs)],
@@ -259,9 +259,10 @@ def command_line() -> str:
     return shlex.join([Path(program).name, *arguments])
 
 
-def _versions() -> dict[str, str]:
+def package_versions(packages: Iterable[str] = _PACKAGES) -> dict[str, str]:
+    """Return the versions of those packages that are installed."""
     found = {}
-    for package in _PACKAGES:
+    for package in packages:
         try:
             found[package] = version(package)
         except PackageNotFoundError:

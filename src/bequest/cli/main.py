@@ -20,6 +20,7 @@ COMMANDS = {
     "grow": "append the teacher's next blocks to a student",
     "average": "average checkpoints of a training run",
     "score": "weigh a data set's samples by their loss under the pre-trained model",
+    "finetune": "fine-tune a model and forget less of what it could",
     "lineage": "print where a model came from, and verify its files",
 }
 """Every command and what it does; `cli/NAME.py` holds each."""

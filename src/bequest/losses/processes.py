@@ -25,6 +25,12 @@ def join_processes() -> None:
         dist.init_process_group("gloo")
 
 
+def leave_processes() -> None:
+    """Leave the process group, if there is one, as a process should before it ends."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def rank_and_size() -> tuple[int, int]:
     """Return this process's number and the number of processes."""
     if dist.is_available() and dist.is_initialized():

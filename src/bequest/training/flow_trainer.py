@@ -113,7 +113,7 @@ class FlowTrainer(SFTTrainer):
                 "the score file it came from as scores, or remove the column"
             )
         if WEIGHT in train_dataset.column_names:
-            _check_column(train_dataset, self.weighing)
+            check_weight_column(train_dataset, self.weighing)
         elif isinstance(self.weighing.scores, np.ndarray):
             train_dataset = _with_weight_column(train_dataset, self.weighing.scores)
         if self.weighing.is_static:
@@ -141,7 +141,7 @@ class FlowTrainer(SFTTrainer):
     ) -> Any:
         if dataset is self._unprepared:
             self._unprepared = None
-            _check_args(args)
+            check_args(args)
             if self.weighing.is_static:
                 # Packing keeps token ids and labels alone, so it waits until there are weights.
                 args = copy.copy(args)
@@ -234,7 +234,8 @@ class FlowTrainer(SFTTrainer):
         return loss
 
 
-def _check_column(dataset: Dataset, weighing: Weighing) -> None:
+def check_weight_column(dataset: Dataset, weighing: Weighing) -> None:
+    """Refuse a column of weights that is none, or that contradicts what else was said."""
     if weighing.scores is not None or (weighing.scheme, weighing.temperature) != (None, None):
         raise InputError(
             f"train_dataset has a column {WEIGHT!r}, which is used as it is: leave scores, scheme "
@@ -259,7 +260,7 @@ def _check_collator(collator: Any) -> None:
         )
 
 
-def _check_args(args: SFTConfig) -> None:
+def check_args(args: SFTConfig) -> None:
     """Refuse what would lose the weights, before anything is tokenized."""
     if args.loss_type != "nll":
         raise InputError(

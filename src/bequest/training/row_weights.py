@@ -10,14 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bequest.errors import InputError
+from bequest.training.method import UNSCORED, check_weighting
 from bequest.training.token_weights import Weights
 from bequest.weighting.given import checked_weights as checked_weights
-from bequest.weighting.schemes import SCHEMES, TOKEN_SCHEMES, check_scheme, weigh
+from bequest.weighting.schemes import TOKEN_SCHEMES, weigh
 from bequest.weighting.score_file import ScoreTable, read_scores
-
-UNSCORED = ("uniform", "dft")
-"""The schemes that need no losses beforehand."""
-NORMALIZERS = ("tokens", "weights")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,21 +33,7 @@ class Weighing:
     @classmethod
     def of(cls, scores: Any, scheme: str | None, temperature: Any, normalizer: str) -> Weighing:
         """Read and check the trainer's arguments."""
-        if scheme == "dft":
-            if temperature is not None:
-                raise InputError(f"temperature is {temperature}, but scheme dft has none")
-        elif scheme is not None and scheme not in SCHEMES:
-            raise InputError(f"scheme is {scheme!r}; it is one of {', '.join(SCHEMES)} or dft")
-        else:
-            check_scheme(scheme or "flow", temperature)
-        if normalizer not in NORMALIZERS:
-            raise InputError(f"normalizer is {normalizer!r}; it is 'tokens' or 'weights'")
-        if scheme == "dft" and normalizer == "weights":
-            raise InputError(
-                "normalizer 'weights' needs weights known beforehand, not scheme 'dft'"
-            )
-        if scheme in UNSCORED and scores is not None:
-            raise InputError(f"scores is given, but scheme {scheme!r} uses none; leave one out")
+        check_weighting(scheme, temperature, normalizer, has_scores=scores is not None)
         if isinstance(scores, str | Path):
             scores = read_scores(scores)
         elif scores is not None and not isinstance(scores, ScoreTable):

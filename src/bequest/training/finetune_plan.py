@@ -1,0 +1,371 @@
+"""A fine-tuning run before it starts: all that can be refused without a training step is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bequest.averaging.recipes import Recipe
+from bequest.checkpoints.locate import Location
+from bequest.checkpoints.publish import check_target
+from bequest.errors import InputError
+from bequest.training.average_recipes import average_recipes
+from bequest.training.finetune_config import (
+    FinetuneConfig,
+    check_config,
+    has_evaluation,
+)
+from bequest.training.response_losses import is_response, row_hashes
+from bequest.training.score_plan import ScoreConfig, ScorePlan, explained, plan_score
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
+    from trl import SFTConfig
+
+    from bequest.training.row_weights import Weighing
+    from bequest.training.sft_data import TokenizedSamples
+
+_LORA_STARTS = (True, False, "gaussian", "orthogonal")
+"""Ways of starting an adapter that need no data and leave the weights under it as they were."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FinetunePlan:
+    """A run that is ready to start."""
+
+    config: FinetuneConfig
+    """What was asked."""
+    target: Path
+    """Where the finished model goes."""
+    scoring: ScorePlan
+    """The model, its tokenizer, and the training samples as TRL would train on them."""
+    held_out: TokenizedSamples | None
+    """The samples of evaluations."""
+    args: SFTConfig
+    """The trainer's settings."""
+    weighing: Weighing
+    """How the samples are weighed."""
+    given_weights: list[float] | None
+    """The data set's own column of weights."""
+    recipes: Mapping[str, Recipe]
+    """The averages to keep."""
+    texts: list[str] | None
+    """What retention is measured on."""
+    dtype: torch.dtype
+    """Of the weights while they are trained."""
+    model_config: Any
+    """The model's configuration."""
+    num_trained: int
+    """Parameters that are trained."""
+    identity: Mapping[str, Any]
+    """What must not change when the run is taken up again."""
+
+    @property
+    def location(self) -> Location:
+        """Where the model is."""
+        return self.scoring.location
+
+    @property
+    def run(self) -> Path:
+        """The run's folder."""
+        return self.config.run_folder
+
+    @property
+    def scores_file(self) -> Path | None:
+        """Where the run keeps its losses; None if it needs none of its own."""
+        needed = self.weighing.needs_scores and self.given_weights is None
+        return self.run / "scores.parquet" if needed else None
+
+    @property
+    def lengths(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Tokens of each sample that is trained on, before packing."""
+        tokenized = self.scoring.tokenized
+        pairs = zip(tokenized.input_ids, tokenized.labels, strict=True)
+        return np.array([len(ids) for ids, own in pairs if is_response(own).any()], dtype=np.int64)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that are trained on in an epoch."""
+        return int(self.lengths.sum())
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that the trainer sees in an epoch: samples, or about as many packs as they fill."""
+        if self.args.packing:
+            return math.ceil(self.num_tokens / int(self.args.max_length))
+        return len(self.lengths)
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        if self.args.max_steps > 0:
+            return int(self.args.max_steps)
+        batch = self.args.per_device_train_batch_size * self.args.world_size
+        batches = math.ceil(self.num_rows / batch)
+        per_epoch = math.ceil(batches / self.args.gradient_accumulation_steps)
+        return math.ceil(float(self.args.num_train_epochs) * per_epoch)
+
+
+def plan_finetune(
+    config: FinetuneConfig, *, train: Dataset | None = None, progress: bool = False
+) -> FinetunePlan:
+    """Read and tokenize the data, and refuse what can be refused before anything is written.
+
+    Args:
+        config: what is asked.
+        train: a data set in memory, instead of `config.data.train`.
+        progress: show TRL's bars.
+
+    Raises:
+        InputError: the configuration, the model's folder or the data is at fault.
+    """
+    check_config(config)
+    averages = average_recipes(config.averages)
+    from bequest.training.finetune_data import WEIGHT, read_data
+    from bequest.training.flow_trainer import check_args, check_weight_column
+    from bequest.training.row_weights import Weighing
+    from bequest.training.sft_data import tokenize_samples
+    from bequest.training.sft_settings import (
+        kept_length,
+        make_sft_config,
+        read_settings,
+        scored_settings,
+    )
+
+    config.method.check_adapters(config.lora is not None)
+    weighing = Weighing.of(
+        config.method.scores,
+        config.method.scheme,
+        config.method.temperature,
+        config.method.normalizer,
+    )
+    target = check_target(config.out, overwrite=config.overwrite)
+    _check_run_folder(config, target)
+    settings = read_settings(config.training, evaluates=has_evaluation(config.data))
+    # Also forms the process group, over what the training will use.
+    args = make_sft_config(settings, config.run_folder)
+    check_args(args)
+    texts = _texts(config)
+    samples, held_out = read_data(config.data, train)
+    given = None
+    if WEIGHT in samples.column_names and weighing.is_static:
+        check_weight_column(samples, weighing)
+        given = [float(value) for value in samples[WEIGHT]]
+    scoring = plan_score(_score_config(config, args, settings), data=samples, progress=progress)
+    check_target(config.out, overwrite=config.overwrite, inputs=(scoring.location.folder,))
+    skeleton = _skeleton(config, scoring)
+    _check_vocabulary(scoring, skeleton)
+    _check_scores(weighing, scoring)
+    evaluated = None
+    if held_out is not None:
+        with explained("data.eval"):
+            evaluated = tokenize_samples(
+                held_out,
+                scoring.tokenizer,
+                max_length=kept_length(args),
+                settings=scored_settings(settings),
+                progress=progress,
+            )
+        if not any(is_response(own).any() for own in evaluated.labels):
+            raise InputError("data.eval has not one response token; check its masks")
+    return FinetunePlan(
+        config=config,
+        target=target,
+        scoring=scoring,
+        held_out=evaluated,
+        args=args,
+        weighing=weighing,
+        given_weights=given,
+        recipes=averages,
+        texts=texts,
+        dtype=_dtype(config, scoring),
+        model_config=skeleton.config,
+        num_trained=_num_trained(config, skeleton),
+        identity=_identity(config, args, scoring, [given, texts]),
+    )
+
+
+def _check_run_folder(config: FinetuneConfig, target: Path) -> None:
+    from bequest.training.run_folder import STATE
+
+    run = config.run_folder
+    if run.absolute() == target or target in run.absolute().parents:
+        raise InputError(f"run_dir {run} lies in out {config.out}; name a folder beside it")
+    if run.exists() and not run.is_dir():
+        raise InputError(f"run_dir {run} is a file; name a folder")
+    if run.is_dir() and any(run.iterdir()) and not (run / STATE).is_file():
+        raise InputError(f"run_dir {run} holds files of something else; name another folder")
+
+
+def _texts(config: FinetuneConfig) -> list[str] | None:
+    if config.retention.texts is None:
+        return None
+    from bequest.evaluation.held_out import read_texts
+
+    try:
+        return read_texts(config.retention.texts)
+    except InputError as error:
+        raise InputError(f"retention.{error}") from error
+
+
+def _score_config(config: FinetuneConfig, args: Any, settings: Mapping[str, Any]) -> ScoreConfig:
+    """Say what is to be scored; where nothing is, this is how the samples are prepared."""
+    from bequest.training.method import UNSCORED
+    from bequest.training.sft_settings import kept_length, scored_settings
+
+    scheme = config.method.scheme or "flow"
+    temperature = config.method.temperature
+    unscored = scheme in UNSCORED or not scheme.startswith("flow")
+    return ScoreConfig(
+        model=config.model,
+        data=config.data.train,
+        scheme="uniform" if scheme in UNSCORED else scheme,
+        temperature="median" if temperature is None or unscored else str(temperature),
+        tokens=False,
+        split=config.data.split,
+        max_length=kept_length(args) or 0,
+        sft=tuple(
+            f"{name}={json.dumps(value)}" for name, value in scored_settings(settings).items()
+        ),
+        revision=config.revision,
+        trust_remote_code=config.trust_remote_code,
+    )
+
+
+def _skeleton(config: FinetuneConfig, scoring: ScorePlan) -> Any:
+    """Load the model without its weights, and refuse one whose files lack some of them."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    name = scoring.location.name
+    logging.disable_progress_bar()
+    with explained(f"model {name} cannot be loaded"):
+        skeleton, told = AutoModelForCausalLM.from_pretrained(
+            scoring.location.folder,
+            device_map="meta",
+            output_loading_info=True,
+            trust_remote_code=config.trust_remote_code,
+        )
+    missing = sorted(map(str, [*told["missing_keys"], *told["mismatched_keys"]]))
+    if missing:
+        raise InputError(
+            f"model {name} lacks {missing[0]}, or has it in another shape, and would train from "
+            "random weights there; name the folder of a whole model"
+        )
+    if skeleton.get_output_embeddings() is None:
+        raise InputError(f"model {name} has no language-model head; name a causal language model")
+    return skeleton
+
+
+def _check_vocabulary(scoring: ScorePlan, skeleton: Any) -> None:
+    """Refuse tokens that the model has no row for, in its embedding or its head."""
+    tables = (skeleton.get_input_embeddings(), skeleton.get_output_embeddings())
+    rows = min(int(table.weight.shape[0]) for table in tables)
+    largest = max(int(ids.max()) for ids in scoring.tokenized.input_ids if len(ids))
+    if largest >= rows:
+        raise InputError(
+            f"model {scoring.location.name} has a head and an embedding of {rows:,} tokens, but its "
+            f"tokenizer made token {largest:,} of the data; give the model its own tokenizer"
+        )
+
+
+def _check_scores(weighing: Weighing, scoring: ScorePlan) -> None:
+    """Join the given scores to the samples now, though the trainer does it again."""
+    from bequest.training.row_weights import weights_by_hash
+    from bequest.weighting.score_file import ScoreTable
+
+    table = weighing.scores
+    if not isinstance(table, ScoreTable):
+        return
+    tokenized = scoring.tokenized
+    rows = [row for row, own in enumerate(tokenized.labels) if is_response(own).any()]
+    hashes = row_hashes(
+        [tokenized.input_ids[row] for row in rows], [tokenized.labels[row] for row in rows]
+    )
+    weights = weights_by_hash(table, weighing, hashes, np.array(rows, dtype=np.int64))
+    if not any(np.any(own) for own in weights):
+        raise InputError("method.scores gives no sample of data.train a weight above 0")
+
+
+def _dtype(config: FinetuneConfig, scoring: ScorePlan) -> torch.dtype:
+    import torch
+
+    if config.dtype == "auto":
+        return torch.float32 if config.lora is None else scoring.dtype
+    named: torch.dtype = getattr(torch, config.dtype)
+    return named
+
+
+def _num_trained(config: FinetuneConfig, skeleton: Any) -> int:
+    """Count what is trained; with LoRA by making the adapter on a model without weights."""
+    if config.lora is None:
+        return int(skeleton.num_parameters())
+    from peft import get_peft_model
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    adapted = get_peft_model(skeleton, lora_config(config.lora), low_cpu_mem_usage=True)
+    if isinstance(adapted.get_output_embeddings(), BaseTunerLayer):
+        raise InputError("lora.target_modules names the head, whose adapter TRL would not train")
+    return sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+
+
+def lora_config(lora: Mapping[str, Any]) -> Any:
+    """Make PEFT's LoraConfig from the configuration's mapping.
+
+    Raises:
+        InputError: LoraConfig has no such field or refuses a value.
+    """
+    from peft import LoraConfig
+
+    known = {field.name for field in dataclasses.fields(LoraConfig)}
+    unknown = sorted(set(lora) - known)
+    if unknown:
+        raise InputError(f"lora has {unknown[0]!r}, which is no field of PEFT's LoraConfig")
+    start = lora.get("init_lora_weights", True)
+    if start not in _LORA_STARTS:
+        raise InputError(
+            f"lora.init_lora_weights is {start!r}, which changes the weights under the adapter; "
+            "leave it out"
+        )
+    try:
+        return LoraConfig(**{"task_type": "CAUSAL_LM", **lora})
+    except (TypeError, ValueError) as error:
+        raise InputError(f"lora is not what LoraConfig takes: {error}") from error
+
+
+def _identity(
+    config: FinetuneConfig, args: SFTConfig, scoring: ScorePlan, read: list[Any]
+) -> dict[str, Any]:
+    """Describe all that the finished weights depend on, for the day the run is taken up again."""
+    from bequest.checkpoints.checkpoint import open_checkpoint
+    from bequest.checkpoints.lineage import file_hash, identity_hash
+
+    asked = dataclasses.asdict(config)
+    for name in ("out", "run_dir", "overwrite", "hash", "merge", "weights"):
+        del asked[name]
+    tokenized = scoring.tokenized
+    hashes = row_hashes(tokenized.input_ids, tokenized.labels)
+    scores = config.method.scores
+    if scores is not None:
+        read = [*read, file_hash(Path(scores).expanduser())]
+    digest = hashlib.sha256(repr((hashes.tolist(), read)).encode())
+    source = open_checkpoint(scoring.location.folder, field="model")
+    identity = {
+        **asked,
+        "contents of the data": digest.hexdigest()[:16],
+        "contents of model": identity_hash(source.tensors)[:16],
+        "processes": int(args.world_size),
+        "device": args.device.type,
+    }
+    # As it comes back from its file.
+    made: dict[str, Any] = json.loads(json.dumps(identity, default=str))
+    return made

@@ -1,0 +1,255 @@
+"""From the last checkpoint of a fine-tuning run to the finished model folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from bequest.checkpoints.checkpoint import open_checkpoint, read_json
+from bequest.checkpoints.companions import companion_files, copy_companions
+from bequest.checkpoints.formats import ADAPTER_CONFIG
+from bequest.checkpoints.lineage import (
+    command_line,
+    describe_file,
+    describe_input,
+    write_lineage,
+)
+from bequest.checkpoints.model_card import write_model_card
+from bequest.checkpoints.publish import require_space, staged_folder
+from bequest.errors import BequestError
+from bequest.results import FILE_NAME, Section, write_results
+from bequest.training.finetune_plan import FinetunePlan
+from bequest.training.finetune_results import run_sections
+from bequest.training.run_folder import trainer_state
+
+_NOT_THE_MODEL = (
+    "optimizer*",
+    "scheduler.pt",
+    "scaler.pt",
+    "rng_state*",
+    "trainer_state.json",
+    "training_args.bin",
+    "README.md",
+    "averaging",
+    "global_step*",
+    "latest",
+)
+"""What a checkpoint holds to be resumed from."""
+
+
+def publish(plan: FinetunePlan, checkpoint: Path, weights: Path) -> list[Section]:
+    """Write the finished model, whole or not at all.
+
+    Args:
+        plan: of the run.
+        checkpoint: the last of the run.
+        weights: the folder, in or below a checkpoint, whose weights are taken.
+
+    Returns:
+        The sections of its `results.json`.
+
+    Raises:
+        BequestError: the weights are not finite, or transformers would not load them whole.
+        StorageError: the disk is full or failed.
+    """
+    state = trainer_state(checkpoint)
+    sections = run_sections(plan, state, _score_sections(plan))
+    size = sum(file.stat().st_size for file in weights.glob("*.safetensors"))
+    require_space(plan.target, 2 * size if plan.config.merge else size)
+    _check_finite(weights)
+    with staged_folder(plan.target, overwrite=plan.config.overwrite) as staging:
+        _lay_out(plan, weights, staging)
+        _verify(plan, staging)
+        write_model_card(
+            staging,
+            title=plan.target.name,
+            source=plan.location.folder,
+            repo_id=plan.location.repo_id,
+            paragraphs=_card(plan, state),
+            library="peft" if _is_adapter(staging) else "transformers",
+        )
+        write_results(staging, command_line(), sections)
+        write_lineage(
+            staging,
+            operation="finetune",
+            settings=_settings(plan, state, weights),
+            inputs=_inputs(plan),
+            outputs=[path for path in staging.rglob("*") if path.is_file()],
+            full_hash=plan.config.hash,
+        )
+    return sections
+
+
+def _lay_out(plan: FinetunePlan, weights: Path, staging: Path) -> None:
+    """Put the model and what travels with it into the folder."""
+    if plan.config.merge:
+        _merge(plan, weights, staging)
+    shutil.copytree(
+        weights,
+        staging,
+        dirs_exist_ok=True,
+        ignore=shutil.ignore_patterns(
+            *_NOT_THE_MODEL, *(("adapter_*", "*.safetensors") if plan.config.merge else ())
+        ),
+    )
+    # What the trainer saved, the tokenizer above all, is newer than the source's.
+    source = plan.location.folder
+    missing = [name for name in companion_files(source) if not (staging / name).exists()]
+    copy_companions(source, staging, missing)
+    if _is_adapter(staging):
+        # PEFT writes down the folder that the hub's client keeps the model in.
+        adapter = read_json(staging / ADAPTER_CONFIG)
+        adapter |= {
+            "base_model_name_or_path": plan.location.name,
+            "revision": plan.location.revision,
+        }
+        text = json.dumps(adapter, indent=2, sort_keys=True)
+        (staging / ADAPTER_CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+def _merge(plan: FinetunePlan, weights: Path, staging: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(
+        plan.location.folder,
+        dtype=plan.dtype,
+        trust_remote_code=plan.config.trust_remote_code,
+    )
+    merged: Any = PeftModel.from_pretrained(base, str(weights)).merge_and_unload(safe_merge=True)
+    merged.save_pretrained(staging)
+
+
+def _is_adapter(folder: Path) -> bool:
+    return (folder / ADAPTER_CONFIG).is_file()
+
+
+def _check_finite(folder: Path) -> None:
+    """Refuse weights of a run that diverged, reading one tensor at a time."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise BequestError(
+            f"{folder} holds no weights in safetensors; with FSDP, set its state_dict_type to "
+            "FULL_STATE_DICT"
+        )
+    for file in files:
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (it is no mapping)
+                value = tensors.get_tensor(name)
+                if value.is_floating_point() and not torch.isfinite(value).all():
+                    raise BequestError(
+                        f"{name} holds values that are not finite: the run diverged, and nothing "
+                        "was published; lower training.learning_rate and use --overwrite"
+                    )
+
+
+def _verify(plan: FinetunePlan, staging: Path) -> None:
+    """Let transformers judge what it would make of the folder."""
+    if _is_adapter(staging):
+        return
+    from transformers import AutoModelForCausalLM
+
+    _, told = AutoModelForCausalLM.from_pretrained(
+        staging,
+        device_map="meta",
+        output_loading_info=True,
+        trust_remote_code=plan.config.trust_remote_code,
+    )
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if told[kind]:
+            raise BequestError(
+                f"the trained model would not load whole: {min(map(str, told[kind]))} is among its "
+                f"{kind.replace('_', ' ')}; nothing was published"
+            )
+
+
+def _score_sections(plan: FinetunePlan) -> list[Section]:
+    """Return what scoring wrote down about the weights."""
+    if plan.scores_file is None:
+        return []
+    file = plan.scores_file.with_suffix("") / FILE_NAME
+    if not file.is_file():
+        return []
+    return [Section(**section) for section in read_json(file)["sections"]]
+
+
+def _settings(plan: FinetunePlan, state: dict[str, Any], weights: Path) -> dict[str, Any]:
+    asked = {**dict(plan.identity), "weights": plan.config.weights, "merge": plan.config.merge}
+    return {
+        **asked,
+        "dtype": str(plan.dtype).removeprefix("torch."),
+        "steps": state["global_step"],
+        "parameters_trained": plan.num_trained,
+        "published_from": str(weights.relative_to(plan.run)),
+    }
+
+
+def _inputs(plan: FinetunePlan) -> list[dict[str, Any]]:
+    config, full_hash = plan.config, plan.config.hash
+    source = dataclasses.replace(
+        open_checkpoint(plan.location.folder, field="model"), location=plan.location
+    )
+    described = [describe_input(source, "model", full_hash=full_hash)]
+    named = {
+        "data.train": config.data.train,
+        "data.eval": config.data.eval,
+        "method.scores": config.method.scores,
+        "retention.texts": config.retention.texts,
+    }
+    for role, name in named.items():
+        if name is None:
+            continue
+        path = Path(name).expanduser()
+        files = [path] if path.is_file() else []
+        described.append(
+            {
+                "role": role,
+                "name": str(path.absolute()) if path.exists() else name,
+                "files": [describe_file(file, full_hash=full_hash) for file in files],
+            }
+        )
+    return described
+
+
+def _card(plan: FinetunePlan, state: dict[str, Any]) -> Sequence[str]:
+    config, args = plan.config, plan.args
+    base = plan.location.repo_id or plan.location.folder.name
+    rows: Iterator[tuple[str, Any]] = iter(
+        [
+            ("data", Path(config.data.train).name),
+            ("samples", len(plan.lengths)),
+            ("method", describe_method(plan)),
+            ("steps", state["global_step"]),
+            ("learning rate", args.learning_rate),
+            ("parameters trained", plan.num_trained),
+            ("weights published", config.weights),
+        ]
+    )
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    return [
+        f"Fine-tuned from `{base}` with `bequest finetune`.",
+        f"| | |\n|---|---|\n{table}",
+        "FLOW is arXiv 2502.02797. `bequest.json` holds the lineage; `bequest lineage FOLDER` "
+        "verifies it. `results.json` holds the curves of the run.",
+    ]
+
+
+def describe_method(plan: FinetunePlan) -> str:
+    """Name the method in a few words, such as "flow, l2 0.001, LoRA"."""
+    method = plan.config.method
+    parts = ["weights of the data" if plan.given_weights else method.scheme or "flow"]
+    default = type(method)()
+    parts += [
+        f"{field.name} {getattr(method, field.name)}"
+        for field in dataclasses.fields(method)
+        if field.name not in ("scheme", "scores")
+        and getattr(method, field.name) != getattr(default, field.name)
+    ]
+    return ", ".join([*parts, "LoRA"] if plan.config.lora is not None else parts)
