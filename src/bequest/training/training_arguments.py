@@ -59,7 +59,9 @@ def read_training(
             raise InputError(f"training has {name!r}, which is no field of {name_of_class}; {hint}")
         if name in reserved:
             raise InputError(f"training.{name} is not yours to set: {reserved[name]}")
-    given = {name: _typed(f"training.{name}", value, kinds[name]) for name, value in training.items()}
+    given = {
+        name: _typed(f"training.{name}", value, kinds[name]) for name, value in training.items()
+    }
     settings = {**_for_this_machine(given), **defaults, **given}
     for name, least in _LEAST.items():
         if settings.get(name) is not None and not settings[name] >= least:
@@ -112,7 +114,11 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
         held = allowed | ({int} if float in allowed else set())
         if allowed <= numeric | {types.NoneType} and not isinstance(value, tuple(held)):
             raise InputError(f"{name} is {value!r}; give {wanted}")
-        if isinstance(value, bool) and bool not in allowed and allowed <= numeric | {types.NoneType}:
+        if (
+            isinstance(value, bool)
+            and bool not in allowed
+            and allowed <= numeric | {types.NoneType}
+        ):
             raise InputError(f"{name} is {value!r}; give {wanted}")
         return value
     import yaml
