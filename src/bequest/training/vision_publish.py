@@ -14,6 +14,7 @@ from bequest.checkpoints.lineage import command_line
 from bequest.checkpoints.publish import staged_folder
 from bequest.evaluation.image_accuracy import (
     Flags,
+    Floats,
     cross_entropies,
     group_scores,
     hardest,
@@ -94,24 +95,41 @@ def measure(plan: ImagePlan, stages: Stages) -> Accuracies:
     target: dict[str, Flags] = {}
     hard = np.zeros(0, dtype=bool)
     if plan.test is not None:
-        labels = labels_of(plan.test)
-        for name, model in (("probe", stages.probe), ("final", stages.final)):
-            logits = plan.read(model, plan.test).double().numpy()
-            target[name] = is_right(logits, labels)
-            if name == "probe":
-                hard = hardest(cross_entropies(logits, labels), HARD)
+        target["probe"], losses = on_target(plan, stages.probe)
+        target["final"], _ = on_target(plan, stages.final)
+        hard = hardest(losses, HARD)
     retained: dict[str, Flags] = {}
     if plan.retention is not None:
-        labels = labels_of(plan.retention)
-        for name, model in (
-            ("start", plan.start),
-            ("final", restored(stages.final, plan.start)),
-        ):
-            scores = plan.read(model, plan.retention).double().numpy()
-            if plan.groups is not None:
-                scores = group_scores(scores, plan.groups)
-            retained[name] = is_right(scores, labels)
+        retained["start"] = on_retention(plan, plan.start)
+        retained["final"] = on_retention(plan, stages.final)
     return Accuracies(target=target, retained=retained, hard=hard)
+
+
+def on_target(plan: ImagePlan, model: ImageClassifier) -> tuple[Flags, Floats]:
+    """Return on which test images a model is right, and its losses on them in nats.
+
+    Args:
+        plan: of a run with test images.
+        model: with a head for their classes.
+    """
+    assert plan.test is not None
+    logits, labels = plan.read(model, plan.test).double().numpy(), labels_of(plan.test)
+    return is_right(logits, labels), cross_entropies(logits, labels)
+
+
+def on_retention(plan: ImagePlan, model: ImageClassifier) -> Flags:
+    """Return on which images of retention a model's body is right with what is put back into it.
+
+    Args:
+        plan: of a run with `retention`.
+        model: with any head; the original one and BatchNorm's original weights and statistics are
+            used.
+    """
+    assert plan.retention is not None
+    scores = plan.read(restored(model, plan.start), plan.retention).double().numpy()
+    if plan.groups is not None:
+        scores = group_scores(scores, plan.groups)
+    return is_right(scores, labels_of(plan.retention))
 
 
 def sections_of(accuracies: Accuracies, stages: Stages) -> list[Section]:

@@ -42,8 +42,8 @@ BODY_DEFAULTS = {
 """Settings of TrainingArguments for the whole model (the paper's, and a rate that suits most)."""
 HEAD_DEFAULTS = {
     **_DEFAULTS,
-    "learning_rate": 1e-1,
-    "num_train_epochs": 30,
+    "learning_rate": 1e-2,
+    "num_train_epochs": 10,
     "save_strategy": "no",
     "logging_strategy": "no",
 }
