@@ -29,7 +29,8 @@ from bequest.checkpoints.whole_file import whole_file
 from bequest.evaluation.image_accuracy import hardest
 from bequest.training.method import MethodConfig
 from bequest.training.vision_config import TASK, ImageConfig, ImageData, ImageRetention
-from bequest.training.vision_protocol import plan_images, run_stages
+from bequest.training.vision_plan import plan_images
+from bequest.training.vision_protocol import run_stages
 from bequest.training.vision_publish import HARD, on_retention, on_target
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -78,13 +78,7 @@ def test_emoji(tmp_path: Path) -> None:
         add(archive, "package/emoji.json", json.dumps(told).encode())
     out = tmp_path / "out"
     out.mkdir()
-    with (
-        tarfile.open(tmp_path / "p.tgz") as packed,
-        tarfile.open(tmp_path / "q.tgz", "w:gz") as again,
-    ):
-        for member in reversed(packed.getmembers()):  # Like the package: the list comes first.
-            again.addfile(member, packed.extractfile(member))
-    build_of("emoji-google").build(tmp_path / "q.tgz", out)
+    build_of("emoji-google").build(tmp_path / "p.tgz", out)
     sizes = {}
     for kind in ("category", "subcategory"):
         files = {part: str(out / kind / f"{part}.parquet") for part in ("train", "test")}

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset, Features, Image, Value
 from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import AutoModelForImageClassification
@@ -19,11 +20,18 @@ from bequest.errors import InputError
 from bequest.training import vision_protocol
 from bequest.training.method import MethodConfig
 from bequest.training.vision_config import TASK, ImageConfig, ImageData, ImageRetention
-from bequest.training.vision_data import ImageBatches, labels_of
+from bequest.training.vision_data import ImageBatches, class_names, labels_of, read_images
 from bequest.training.vision_model import blended, restored, state_hash
-from bequest.training.vision_protocol import plan_images, run_stages
+from bequest.training.vision_plan import plan_images
+from bequest.training.vision_protocol import run_stages
 from bequest.training.vision_publish import PRETRAINED, finetune_images, on_retention
-from tests.training.tiny_images import own_network, write_folder, write_model, write_parquet
+from tests.training.tiny_images import (
+    own_network,
+    pictures,
+    write_folder,
+    write_model,
+    write_parquet,
+)
 
 TRAINING = {"num_train_epochs": 2, "per_device_train_batch_size": 16, "use_cpu": True}
 TRAINING |= {"learning_rate": 0.05}
@@ -265,6 +273,7 @@ def test_other_networks_and_folders(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"run_dir": "out/run"}, "lies in out"),
         ({"task": "text"}, "task is 'text'"),
         ({"augment": "mixup"}, "augment is 'mixup'"),
         ({"head": "resnet"}, "head is 'resnet', which is no linear layer"),
@@ -283,8 +292,23 @@ def test_other_networks_and_folders(tmp_path: Path, kind: str) -> None:
 )
 def test_refusals(files: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
+        if "run_dir" in changes:
+            changes = {"run_dir": str(tmp_path / changes["run_dir"])}
         plan_images(config(files, tmp_path / "out", **changes))
     assert not list(tmp_path.iterdir())
+
+
+def test_numbers_stay_the_classes_that_they_are(tmp_path: Path) -> None:
+    images, _ = pictures(12, 0)
+    numbers = [11, 2, 10, 0, 1, 2, 3, 9, 4, 5, 7, 6]
+    features = Features({"image": Image(), "label": Value("int64")})
+    rows = Dataset.from_dict({"image": images, "label": numbers}, features=features)
+    rows.to_parquet(str(tmp_path / "numbers.parquet"))
+    read = read_images(
+        str(tmp_path / "numbers.parquet"), "train", image="image", label="label", field="data"
+    )
+    assert labels_of(read).tolist() == numbers
+    assert class_names(read) == [str(number) for number in range(12)]
 
 
 def test_data_that_does_not_fit_is_refused(files: Path, tmp_path: Path) -> None:
@@ -293,6 +317,9 @@ def test_data_that_does_not_fit_is_refused(files: Path, tmp_path: Path) -> None:
     data = ImageData(train=str(files / "train.parquet"), eval=str(tmp_path / "other"))
     with pytest.raises(InputError, match=r"data\.eval has the class 'violet'"):
         plan_images(config(files, tmp_path / "out", data=data))
+    retention = ImageRetention(data=str(files / "test.parquet"))
+    with pytest.raises(InputError, match=r"has 3 classes and the original head 5; give ret"):
+        plan_images(config(files, tmp_path / "out", retention=retention))
     data = ImageData(train=str(files / "train.parquet"), label="kind")
     with pytest.raises(InputError, match=r"no column 'kind'; .* data\.label \(it has image, label"):
         plan_images(config(files, tmp_path / "out", data=data))

@@ -61,7 +61,7 @@ def run(arguments: Sequence[str]) -> int:
     config = parsed.config
     check_images(config)
     told = not parsed.quiet and not parsed.as_json
-    from bequest.training.vision_protocol import plan_images
+    from bequest.training.vision_plan import plan_images
 
     try:
         plan = plan_images(config)

@@ -24,6 +24,25 @@ def is_right(logits: Floats, labels: NDArray[np.int64]) -> Flags:
     return right
 
 
+def check_groups(groups: Sequence[Sequence[int]], classes: int) -> None:
+    """Refuse groups of classes that there are not.
+
+    Args:
+        groups: the class numbers of each group.
+        classes: how many there are.
+
+    Raises:
+        InputError: a group is empty or names a class that there is not.
+    """
+    for number, group in enumerate(groups):
+        wrong = [index for index in group if not 0 <= index < classes]
+        if wrong or not group:
+            raise InputError(
+                f"group {number} holds {wrong[0] if wrong else 'no class'}; name classes from 0 to "
+                f"{classes - 1}"
+            )
+
+
 def group_scores(logits: Floats, groups: Sequence[Sequence[int]]) -> Floats:
     """Add up the probabilities of each group of classes, shape (N, groups).
 
@@ -36,13 +55,7 @@ def group_scores(logits: Floats, groups: Sequence[Sequence[int]]) -> Floats:
     Raises:
         InputError: a group is empty or names a class that there is not.
     """
-    for number, group in enumerate(groups):
-        wrong = [index for index in group if not 0 <= index < logits.shape[1]]
-        if wrong or not group:
-            raise InputError(
-                f"group {number} holds {wrong[0] if wrong else 'no class'}; name classes from 0 to "
-                f"{logits.shape[1] - 1}"
-            )
+    check_groups(groups, logits.shape[1])
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities = shifted / shifted.sum(axis=1, keepdims=True)
     return np.stack([probabilities[:, list(group)].sum(axis=1) for group in groups], axis=1)

@@ -68,9 +68,20 @@ def read_images(source: str, split: str, *, image: str, label: str, field: str) 
     with explained(f"{field} {source}"):
         if not isinstance(rows.features[IMAGE], Image):
             rows = rows.cast_column(IMAGE, Image())
-        if not isinstance(rows.features[LABEL], ClassLabel):
-            rows = rows.class_encode_column(LABEL)
-    return rows
+        return _with_classes(rows)
+
+
+def _with_classes(rows: Dataset) -> Dataset:
+    """Make the labels a ClassLabel; numbers stay the numbers that they are."""
+    kind = rows.features[LABEL]
+    if isinstance(kind, ClassLabel):
+        return rows
+    if not str(getattr(kind, "dtype", "")).startswith(("int", "uint")):
+        return rows.class_encode_column(LABEL)
+    numbers = np.asarray(rows[LABEL][:], dtype=np.int64)
+    if numbers.min() < 0:
+        raise InputError(f"a label is {numbers.min()}; number the classes from 0")
+    return rows.cast_column(LABEL, ClassLabel(num_classes=int(numbers.max()) + 1))
 
 
 def class_names(rows: Dataset) -> list[str]:

@@ -21,89 +21,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from datasets import Dataset
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
-from transformers import TrainingArguments
+from torch import nn
 
 from bequest.checkpoints.lineage import package_versions
-from bequest.checkpoints.publish import check_target
 from bequest.checkpoints.whole_file import whole_file
 from bequest.errors import BequestError, InputError
-from bequest.evaluation.image_accuracy import groups_in_order
 from bequest.training.run_folder import begin, held_run
-from bequest.training.vision_config import ImageConfig, check_images
-from bequest.training.vision_data import (
-    LABEL,
-    ImageBatches,
-    class_names,
-    fingerprint,
-    labels_of,
-    read_images,
-)
-from bequest.training.vision_model import (
-    ImageClassifier,
-    blended,
-    load_classifier,
-    new_head,
-    state_hash,
-)
-from bequest.training.vision_stages import (
-    BODY_DEFAULTS,
-    HEAD_DEFAULTS,
-    read_through,
-    stage_arguments,
-    train_body,
-    train_head,
-)
+from bequest.training.vision_data import ImageBatches, class_names, labels_of
+from bequest.training.vision_model import ImageClassifier, blended, new_head
+from bequest.training.vision_plan import ImagePlan
+from bequest.training.vision_stages import train_body, train_head
 
 Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ImagePlan:
-    """A run that is ready to start: all that could be refused without a training step has been."""
-
-    config: ImageConfig
-    """What was asked."""
-    target: Path
-    """Where the finished model goes."""
-    start: ImageClassifier
-    """The pre-trained model with its original head."""
-    processor: Any
-    """From images to its pixels."""
-    train: Dataset
-    """The training images."""
-    test: Dataset | None
-    """The test images."""
-    retention: Dataset | None
-    """What is measured for forgetting."""
-    groups: list[list[int]] | None
-    """The original head's classes for each class of `retention`; None if they are the same."""
-    body_args: TrainingArguments
-    """Of the training of the whole model."""
-    head_args: TrainingArguments
-    """Of the trainings of the head."""
-    identity: dict[str, Any]
-    """What the result depends on."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where everything runs."""
-        return self.body_args.device
-
-    def read(self, model: ImageClassifier, rows: Dataset, *, features: bool = False) -> Tensor:
-        """Run a model over images that are not augmented; see `read_through`."""
-        return read_through(
-            model,
-            rows,
-            ImageBatches(self.processor),
-            batch_size=self.body_args.per_device_eval_batch_size,
-            features=features,
-            device=self.device,
-        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -118,61 +49,6 @@ class Stages:
     """The result."""
     log: list[dict[str, Any]]
     """What the trainer logged in stage 1."""
-
-
-def plan_images(config: ImageConfig, *, network: nn.Module | None = None) -> ImagePlan:
-    """Load the model and read the data, and refuse what can be refused.
-
-    Args:
-        config: what is asked.
-        network: a module instead of the one that `config.model` names, from pixels to logits.
-
-    Raises:
-        InputError: the configuration, the model or the data is at fault.
-    """
-    check_images(config)
-    target = check_target(config.out, overwrite=config.overwrite)
-    data = config.data
-    if network is not None:
-        from bequest.training.vision_data import PixelValues
-        from bequest.training.vision_model import last_linear
-
-        if config.size is None:
-            raise InputError("size is missing; give the pixels a side that the network reads")
-        start = ImageClassifier(network, config.head or last_linear(network)).eval()
-        processor: Any = PixelValues(config.size, config.mean, config.std)
-    else:
-        start, processor = load_classifier(config)
-    head_args = stage_arguments(
-        config.head_training, HEAD_DEFAULTS, seed=config.seed, folder=config.run_folder
-    )
-    body_args = stage_arguments(
-        config.training, BODY_DEFAULTS, seed=config.seed, folder=config.run_folder
-    )
-    train = read_images(
-        data.train, data.split, image=data.image, label=data.label, field="data.train"
-    )
-    test = None
-    if data.eval is not None or data.eval_split is not None:
-        split = data.eval_split or data.split
-        test = read_images(
-            data.eval or data.train, split, image=data.image, label=data.label, field="data.eval"
-        )
-        test = _aligned(test, train)
-    retention, groups = _retention(config)
-    return ImagePlan(
-        config=config,
-        target=target,
-        start=start,
-        processor=processor,
-        train=train,
-        test=test,
-        retention=retention,
-        groups=groups,
-        body_args=body_args,
-        head_args=head_args,
-        identity=_identity(config, start, processor, train),
-    )
 
 
 def run_stages(plan: ImagePlan, *, tell: Tell = lambda _: None) -> Stages:
@@ -211,7 +87,7 @@ def _probe(plan: ImagePlan, tell: Tell) -> tuple[ImageClassifier, float]:
     if not file.is_file():
         tell("Stage 0: a probe on the frozen body.")
         features = plan.read(plan.start, plan.train, features=True)
-        losses = train_head(head, features, labels_of(plan.train), _fresh(plan.head_args))
+        losses = train_head(head, features, labels_of(plan.train), copy.deepcopy(plan.head_args))
         _write(file, head, {"median": float(np.median(losses))})
     told = _read(file, head)
     asked = plan.config.method.temperature
@@ -267,14 +143,10 @@ def _head(
     if not file.is_file():
         tell("Stage 2: the head again, on the body as it is now.")
         features = plan.read(body, plan.train, features=True)
-        losses = train_head(head, features, labels_of(plan.train), _fresh(plan.head_args))
+        losses = train_head(head, features, labels_of(plan.train), copy.deepcopy(plan.head_args))
         _write(file, head, {"median": float(np.median(losses))})
     _read(file, head)
     return body.with_head(head)
-
-
-def _fresh(args: TrainingArguments) -> TrainingArguments:
-    return copy.deepcopy(args)
 
 
 def _stage_file(plan: ImagePlan, stage: str, parts: tuple[str, ...]) -> Path:
@@ -303,61 +175,3 @@ def _read(file: Path, module: nn.Module) -> dict[str, Any]:
         module.load_state_dict({key: opened.get_tensor(key) for key in opened.keys()})  # noqa: SIM118
         told: dict[str, Any] = json.loads(opened.metadata()["bequest"])
     return told
-
-
-def _aligned(rows: Dataset, train: Dataset) -> Dataset:
-    """Number the classes of the test images as those of the training images, by name."""
-    numbers = {name: number for number, name in enumerate(class_names(train))}
-    unknown = [name for name in class_names(rows) if name not in numbers]
-    if unknown:
-        raise InputError(f"data.eval has the class {unknown[0]!r}, which data.train has not")
-    return rows.align_labels_with_mapping(numbers, LABEL)
-
-
-def _retention(config: ImageConfig) -> tuple[Dataset | None, list[list[int]] | None]:
-    asked = config.retention
-    if asked.data is None:
-        return None, None
-    rows = read_images(
-        asked.data,
-        asked.split,
-        image=config.data.image,
-        label=config.data.label,
-        field="retention.data",
-    )
-    if asked.groups is None:
-        return rows, None
-    try:
-        groups = json.loads(Path(asked.groups).expanduser().read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"retention.groups {asked.groups} cannot be read: {error}") from error
-    return rows, groups_in_order(groups, class_names(rows))
-
-
-def _identity(
-    config: ImageConfig, start: ImageClassifier, processor: Any, train: Dataset
-) -> dict[str, Any]:
-    pixels = processor.to_dict() if hasattr(processor, "to_dict") else dict(_plain(processor))
-    return {
-        "model": {"weights": state_hash(start), "head": start.head_name, "pixels": repr(pixels)},
-        "data": fingerprint(train),
-        "head_training": _settings(config.head_training),
-        "seed": config.seed,
-        "training": _settings(config.training),
-        "augment": config.augment,
-        "weights": [config.method.scheme or "flow", str(config.method.temperature or "median")],
-        "l2": config.method.l2,
-        "wise_ft": config.method.wise_ft,
-        "linear_probe": config.method.linear_probe,
-    }
-
-
-def _settings(training: Mapping[str, Any]) -> dict[str, str]:
-    return {name: str(value) for name, value in sorted(training.items())}
-
-
-def _plain(processor: Any) -> dict[str, Any]:
-    return {
-        name: value.tolist() if isinstance(value, Tensor) else value
-        for name, value in vars(processor).items()
-    }

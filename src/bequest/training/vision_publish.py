@@ -23,7 +23,8 @@ from bequest.evaluation.image_accuracy import (
 from bequest.results import Section, write_results
 from bequest.training.vision_data import class_names, labels_of
 from bequest.training.vision_model import ImageClassifier, restored
-from bequest.training.vision_protocol import ImagePlan, Stages, Tell, run_stages
+from bequest.training.vision_plan import ImagePlan
+from bequest.training.vision_protocol import Stages, Tell, run_stages
 
 PRETRAINED = "pretrained.safetensors"
 """The original head and BatchNorm's original weights and statistics."""
