@@ -190,7 +190,9 @@ def last_linear(network: nn.Module) -> str:
     Raises:
         InputError: it has none.
     """
-    names = [name for name, part in network.named_modules() if isinstance(part, nn.Linear)]
+    names: list[str] = [
+        name for name, part in network.named_modules() if isinstance(part, nn.Linear)
+    ]
     if not names or not names[-1]:
         raise InputError("the model has no linear layer below it that could be its head")
     return names[-1]

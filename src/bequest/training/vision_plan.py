@@ -65,7 +65,8 @@ class ImagePlan:
     @property
     def device(self) -> torch.device:
         """Where everything runs."""
-        return self.body_args.device
+        device: torch.device = self.body_args.device
+        return device
 
     def read(self, model: ImageClassifier, rows: Dataset, *, features: bool = False) -> Tensor:
         """Run a model over images that are not augmented; see `read_through`."""

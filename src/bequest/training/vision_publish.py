@@ -180,7 +180,8 @@ def publish(plan: ImagePlan, stages: Stages, sections: list[Section]) -> None:
     Raises:
         StorageError: the disk is full or failed.
     """
-    network, names = stages.final.network, class_names(plan.train)
+    network: Any = stages.final.network
+    names = class_names(plan.train)
     start = plan.start
     kept = {
         key.removeprefix("network."): value.contiguous()

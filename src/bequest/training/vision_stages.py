@@ -108,7 +108,7 @@ def read_through(
     """
     model.eval().to(device)
     found = []
-    for batch in DataLoader(rows, batch_size=batch_size, collate_fn=collate):  # type: ignore[arg-type]
+    for batch in DataLoader(rows, batch_size=batch_size, collate_fn=collate):
         pixels = batch["pixel_values"].to(device)
         found.append((model.features(pixels) if features else model(pixels)["logits"]).cpu())
     return torch.cat(found)
