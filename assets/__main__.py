@@ -1,17 +1,34 @@
-"""Bring every asset that is not there yet: `python -m assets`."""
+"""Bring assets that are not there yet: `python -m assets [NAME...]`.
+
+Without a name it brings what the demo and the tests need; with names, those.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
-from assets import brown, smollm2
+from assets import brown, smollm2, vision
 from assets.bring import ROOT, AssetError, bring
 
+DEFAULT = (brown.ASSET, smollm2.ASSET)
+ON_DEMAND = vision.ASSETS
+"""Brought only by name: what experiments need."""
 
-def main() -> int:
-    """Bring the assets one after the other; a fault ends it with one sentence."""
+
+def main(names: Sequence[str] = ()) -> int:
+    """Bring the assets one after the other; a fault ends it with one sentence.
+
+    Args:
+        names: of the assets; none for the default ones.
+    """
+    known = {asset.name: asset for asset in (*DEFAULT, *ON_DEMAND)}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        print(f"assets: {unknown[0]!r} is none of {', '.join(known)}", file=sys.stderr)
+        return 2
     try:
-        for asset in (brown.ASSET, smollm2.ASSET):
+        for asset in [known[name] for name in names] or DEFAULT:
             bring(asset, ROOT)
     except AssetError as error:
         print(f"make assets: {error}", file=sys.stderr)
@@ -23,4 +40,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

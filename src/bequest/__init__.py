@@ -18,6 +18,7 @@ _HOME_OF = {
     "StochasticWeightAverage": "bequest.averaging.recipes",
     "WeightAverages": "bequest.averaging.live",
     "WeightAveragingCallback": "bequest.training.averaging_callback",
+    "WeightedTrainer": "bequest.training.weighted_trainer",
     "average_checkpoints": "bequest.averaging.average",
     "evaluate": "bequest.evaluation.evaluate",
     "flow_weights": "bequest.weighting.schemes",
@@ -36,6 +37,7 @@ __all__ = [
     "StochasticWeightAverage",
     "WeightAverages",
     "WeightAveragingCallback",
+    "WeightedTrainer",
     "__version__",
     "average_checkpoints",
     "evaluate",
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     from bequest.training.averaging_callback import WeightAveragingCallback
     from bequest.training.flow_trainer import FlowTrainer
     from bequest.training.score import score
+    from bequest.training.weighted_trainer import WeightedTrainer
     from bequest.weighting.schemes import flow_weights
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 
 from bequest.checkpoints.lineage import command_line
+from bequest.cli import finetune_images
 from bequest.cli.output import print_json, print_notes, print_table
 from bequest.cli.run_arguments import parse_run
 from bequest.results import results_document
@@ -21,6 +22,8 @@ def run(arguments: Sequence[str]) -> int:
     Args:
         arguments: the command line after `bequest finetune`.
     """
+    if finetune_images.is_asked_for(arguments):
+        return finetune_images.run(arguments)
     parsed = parse_run(
         FinetuneConfig,
         arguments,

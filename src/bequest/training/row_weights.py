@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from bequest.errors import InputError
 from bequest.training.method import UNSCORED, check_weighting
 from bequest.training.token_weights import Weights
+from bequest.weighting.given import checked_weights as checked_weights
 from bequest.weighting.schemes import TOKEN_SCHEMES, weigh
 from bequest.weighting.score_file import ScoreTable, read_scores
 
@@ -59,24 +60,6 @@ class Weighing:
     def needs_scores(self) -> bool:
         """Whether losses are still to be computed."""
         return self.is_static and self.scores is None
-
-
-def checked_weights(name: str, values: ArrayLike) -> NDArray[np.float32]:
-    """Return weights of samples as an array, if they are weights."""
-    try:
-        weights = np.asarray(values, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name} does not hold numbers; give one weight a row") from error
-    if weights.ndim != 1:
-        raise InputError(f"{name} has the shape {weights.shape}; give one weight a row")
-    wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
-    if len(wrong):
-        raise InputError(
-            f"{name}[{wrong[0]}] is {weights[wrong[0]]}; weights must be finite and at least 0"
-        )
-    if not weights.any():
-        raise InputError(f"{name} holds no weight above 0; nothing would be learned")
-    return weights
 
 
 def weights_by_hash(
