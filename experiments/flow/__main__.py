@@ -33,10 +33,11 @@ SWEEP = {"standard": (1e-4, 2e-4, 1e-3), "FLOW": (1e-4, 1e-3), "LoRA": (2e-3,)}
 
 def cells(seeds: int) -> list[Cell]:
     """All cells, those that say most first."""
+    before = Cell(method="standard", rate=0.0, seed=0)
     compared = itertools.product(range(seeds), METHODS)
     first = [Cell(method=method, rate=RATE, seed=seed) for seed, method in compared]
     swept = [Cell(method=m, rate=rate, seed=0) for m, rates in SWEEP.items() for rate in rates]
-    return [*first[: len(METHODS)], *swept[:3], *first[len(METHODS) :], *swept[3:]]
+    return [before, *first[: len(METHODS)], *swept[:3], *first[len(METHODS) :], *swept[3:]]
 
 
 def main() -> None:
@@ -52,9 +53,9 @@ def main() -> None:
         method, rate, seed = options.cell
         run(Cell(method=method, rate=float(rate), seed=int(seed)), METHODS[method], Settings())
         return
-    for cell in cells(options.seeds):
-        if options.report or cell.path.exists() or cell.method not in options.methods:
-            continue
+    wanted = [cell for cell in cells(options.seeds) if cell.method in options.methods]
+    missing = [cell for cell in wanted if not cell.path.exists()]
+    for cell in [] if options.report else missing:
         print(cell, flush=True)
         asked = ["--cell", cell.method, str(cell.rate), str(cell.seed)]
         subprocess.run([sys.executable, "-m", "experiments.flow", *asked], check=True)

@@ -60,7 +60,7 @@ class Cell:
     method: str
     """Its name in `__main__.METHODS`."""
     rate: float
-    """Peak learning rate of AdamW."""
+    """Peak learning rate of AdamW; 0: the model as it was before training."""
     seed: int
     """Of the samples drawn from the generators, and of their order."""
 
@@ -77,6 +77,9 @@ def run(cell: Cell, method: Method, settings: Settings) -> None:
     started = time.monotonic()
     set_seed(cell.seed)
     model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+    if cell.rate == 0:
+        write(cell, model, {"settings": asdict(settings)}, settings)
+        return
     start = {name: value.detach().clone() for name, value in model.named_parameters()}
     folder = CACHE / "runs" / cell.path.stem
     trainer = bequest.FlowTrainer(

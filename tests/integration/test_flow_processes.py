@@ -13,6 +13,7 @@ import pytest
 from safetensors.torch import load_file
 
 import bequest
+from tests.integration.flow_processes_run import options_of
 from tests.training.sft_runs import gap, losses, parameters, tiny_model, trained
 
 SCRIPT = Path(__file__).with_name("flow_processes_run.py")
@@ -29,6 +30,18 @@ RUNS: dict[str, dict[str, Any]] = {
     "stm": {
         "options": {"scheme": "stm"},
         "args": {"gradient_accumulation_steps": 2, "padding_free": True, "max_length": None},
+    },
+    "dft": {
+        "options": {"method": {"scheme": "dft"}},
+        "args": {"gradient_accumulation_steps": 2},
+    },
+    "l2 and blends": {
+        "options": {"method": {"l2": 40.0, "sfa": 2, "wise_ft": 0.3}},
+        "args": {"gradient_accumulation_steps": 2, "max_steps": 4, "learning_rate": 0.5},
+    },
+    "kl": {
+        "options": {"method": {"kl": 0.7, "normalizer": "weights"}},
+        "args": {"gradient_accumulation_steps": 2, "max_steps": 3, "learning_rate": 0.5},
     },
 }
 """2 processes x 2 samples x 2 accumulated = the 8 samples of one step."""
@@ -55,7 +68,8 @@ def test_two_processes_are_one(tmp_path: Path, kind: str) -> None:
     )
     assert done.returncode == 0, done.stderr[-4000:]
     for name, how in RUNS.items():
-        one = trained(tmp_path / "one", args={"per_device_train_batch_size": 8}, **how["options"])
+        args = {**how["args"], "gradient_accumulation_steps": 1, "per_device_train_batch_size": 8}
+        one = trained(tmp_path / "one", args=args, **options_of(how))
         two = load_file(tmp_path / f"{kind}-{name}.safetensors")
         assert gap(two, parameters(one)) < 3e-6, name
         logged = json.loads((tmp_path / f"{kind}-{name}.json").read_text())

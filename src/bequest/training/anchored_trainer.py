@@ -19,6 +19,7 @@ from bequest.training.linear_probe import freeze_body
 from bequest.training.method import MethodConfig
 from bequest.training.start_blends import StartBlends
 from bequest.training.start_weights import StartWeights
+from bequest.training.starting_losses import changed_base
 
 START = "bequest_start.json"
 """The file of a checkpoint that tells whether a resumed run starts from the same weights."""
@@ -54,6 +55,8 @@ class AnchoredTrainer(SFTTrainer):
                 "l2, kl, sfa and wise_ft need the weights, which DeepSpeed keeps elsewhere; use "
                 "FSDP2, or leave them out"
             )
+        if method.kl and is_adapted:
+            _check_adapters_off(self.model)
         self._kl = KlPenalty(self.model) if method.kl else None
         if method.keeps_start and not is_adapted:
             self.add_callback(StartBlends(self))
@@ -139,3 +142,17 @@ class AnchoredTrainer(SFTTrainer):
         if return_outputs:
             return found[0] + penalty * processes, found[1]
         return found + penalty * processes
+
+
+def _check_adapters_off(model: PeftModel) -> None:
+    """Refuse adapters without which the model is not the one that training started from."""
+    reason = changed_base(model)
+    for config in model.peft_config.values():
+        bias = getattr(config, "bias", "none")
+        if bias != "none":
+            reason = f"bias={bias!r} trains biases of the model itself"
+    if reason is not None:
+        raise InputError(
+            f"kl compares with the model without its adapters, but {reason}; use plain LoRA, or "
+            "leave kl out"
+        )
