@@ -62,7 +62,7 @@ def test_two_processes_are_one(tmp_path: Path, kind: str) -> None:
     done = subprocess.run(
         [*launch, "--nproc-per-node", "2", str(SCRIPT), str(tmp_path), kind],
         env=environment,
-        timeout=300,
+        timeout=560,
         capture_output=True,
         text=True,
     )
