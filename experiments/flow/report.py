@@ -36,6 +36,8 @@ class Run:
     nats: NDArray[np.float64]
     sizes: NDArray[np.float64]
     """What nats are divided by: bytes times ln 2, or tokens."""
+    moved: float | None
+    """Norm of the change of the weights by their own; None where it was not measured."""
 
     @classmethod
     def read(cls, file: Path) -> Run:
@@ -46,6 +48,7 @@ class Run:
             method=document["method"],
             rate=document["rate"],
             seed=document["seed"],
+            moved=document.get("moved"),
             groups=np.array([item["group"] for item in items]),
             nats=np.array([item["nats"] for item in items]),
             sizes=np.array(
@@ -133,15 +136,14 @@ def sweep(runs: list[Run]) -> list[str]:
     """One row a method and rate, of the first seed: the change from the start."""
     start = next(run for run in runs if run.rate == 0)
     before = measures(start, all_items(start))
-    lines = ["| | rate | " + " | ".join(before) + " |", "|---" * (len(before) + 2) + "|"]
+    lines = ["| | rate | moved | " + " | ".join(before) + " |", "|---" * (len(before) + 3) + "|"]
     for method in ORDER:
         own = [run for run in runs if run.method == method and run.seed == 0 and run.rate > 0]
-        if len(own) < 2:
-            continue
         for run in sorted(own, key=lambda run: run.rate):
             after = measures(run, all_items(run))
             cells = " | ".join(f"{after[key] - before[key]:+.3f}" for key in before)
-            lines.append(f"| {method} | {run.rate:g} | {cells} |")
+            moved = "" if run.moved is None else f"{run.moved:.2%}"
+            lines.append(f"| {method} | {run.rate:g} | {moved} | {cells} |")
     return lines
 
 
@@ -216,7 +218,8 @@ def report(settings: Settings) -> None:
             "",
             *table(runs, RATE, against="standard"),
             "",
-            "Other rates, first seed, change from before training:",
+            "All rates, first seed, change from before training; moved is the norm of the change of "
+            "all weights by their own:",
             "",
             *sweep(runs),
         ]

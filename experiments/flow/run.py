@@ -96,14 +96,22 @@ def run(cell: Cell, method: Method, settings: Settings) -> None:
     log = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     facts = {"settings": asdict(settings), "training_loss": log, "seconds": seconds}
     trained = trainer.model.merge_and_unload() if method.lora else trainer.model
+    facts["moved"] = _moved(trained, start)
     write(cell, trained, facts, settings)
     if method.blend is not None:
         with torch.no_grad():
             for name, value in trained.named_parameters():
                 value.lerp_(start[name], 1 - method.blend)
         both = f"{cell.method} + WiSE-FT"
+        facts["moved"] *= method.blend
         write(Cell(method=both, rate=cell.rate, seed=cell.seed), trained, facts, settings)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _moved(model: Any, start: dict[str, torch.Tensor]) -> float:
+    """How far the weights are from where they were, relative to their size there."""
+    apart = sum((v - start[name]).double().square().sum() for name, v in model.named_parameters())
+    return float((apart / sum(v.double().square().sum() for v in start.values())).sqrt())
 
 
 def training_set(seed: int, settings: Settings) -> Dataset:

@@ -10,12 +10,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 
+from bequest.errors import InputError
 from bequest.training.method import MethodConfig
 from tests.training.sft_runs import losses, trained
 
@@ -44,6 +46,10 @@ def main(folder: Path, kind: str) -> None:
     """Train as told, and write the weights and the losses of each run."""
     for name, how in json.loads((folder / "runs.json").read_text()).items():
         args = {**how["args"], "per_device_train_batch_size": 2, "ddp_backend": "gloo"}
+        if name == "refused":
+            with pytest.raises(InputError, match="the model is sharded"):
+                trained(folder / kind, model=load(folder, kind), args=args, **options_of(how))
+            continue
         run = trained(folder / kind, model=load(folder, kind), args=args, **options_of(how))
         assert dist.get_world_size() == 2
         if run.weighing.is_static:

@@ -50,7 +50,10 @@ RUNS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_two_processes_are_one(tmp_path: Path, kind: str) -> None:
     tiny_model().save_pretrained(tmp_path / "start")
-    (tmp_path / "runs.json").write_text(json.dumps(RUNS))
+    # The graph of KL would reach sharded weights past the reduction of gradients: it is refused.
+    runs = {name: how for name, how in RUNS.items() if (kind, name) != ("fsdp", "kl")}
+    refused = {} if kind == "ddp" else {"refused": RUNS["kl"]}
+    (tmp_path / "runs.json").write_text(json.dumps({**runs, **refused}))
     source = Path(bequest.__file__).parents[1]
     environment = {
         **os.environ,
@@ -67,7 +70,7 @@ def test_two_processes_are_one(tmp_path: Path, kind: str) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    for name, how in RUNS.items():
+    for name, how in runs.items():
         args = {**how["args"], "gradient_accumulation_steps": 1, "per_device_train_batch_size": 8}
         one = trained(tmp_path / "one", args=args, **options_of(how))
         two = load_file(tmp_path / f"{kind}-{name}.safetensors")

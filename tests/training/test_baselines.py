@@ -39,7 +39,6 @@ def with_lora(**options: Any) -> LoraConfig:
 
 
 CUTS = [
-    {"per_device_train_batch_size": 8},
     {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8},
     {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 3},
     {"gradient_checkpointing": True},
@@ -128,7 +127,7 @@ def test_steps_follow_the_gradient_of_the_penalised_objective(
     wanted = descend(method, 3)
     without = descend(MethodConfig(scheme=method.scheme, normalizer=method.normalizer), 3)
     assert gap(wanted, without) > 1e-3
-    for cut in CUTS if method.kl and method.l2 else CUTS[1:2]:
+    for cut in CUTS if method.kl and method.l2 else CUTS[:1]:
         args = {"max_steps": 3, "learning_rate": 0.5, **cut}
         run = trained(tmp_path, method=method, args=args)
         assert gap(doubled(parameters(run)), wanted) < 2e-5, cut
