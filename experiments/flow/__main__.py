@@ -22,6 +22,7 @@ METHODS = {
     "FLOW": Method(config=MethodConfig(scheme="flow"), blend=0.5),
     "FLOW of tokens": Method(config=MethodConfig(scheme="flow-token")),
     "L2": Method(config=MethodConfig(scheme="uniform", l2=3e6)),
+    "only the easy task": Method(config=MethodConfig(), only="gsm_symbolic"),
     "LoRA": Method(config=STANDARD, lora=True),
     "FLOW + LoRA": Method(config=MethodConfig(scheme="flow"), lora=True),
 }

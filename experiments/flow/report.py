@@ -22,7 +22,7 @@ BITS = ("brown", "python docs")
 """Probes given in bits per byte; the others are in nats a token."""
 DRAWS = 2000
 ORDER = ("standard", "standard + WiSE-FT", "L2", "FLOW", "FLOW + WiSE-FT", "FLOW of tokens")
-ORDER += ("LoRA", "FLOW + LoRA")
+ORDER += ("only the easy task", "LoRA", "FLOW + LoRA")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +179,7 @@ def draw(runs: list[Run]) -> None:
             found = [measures(run, all_items(run)) for run in own]
             x = [before["target"] - after["target"] for after in found]
             y = [float(np.mean([after[p] - before[p] for p in probes])) for after in found]
-            marker = "osD^vP*X"[number]
+            marker = "osD^vP<*X"[number]
             axis.scatter(x, y, label=method, marker=marker, s=36, alpha=0.8)
         axis.axhline(0, color="grey", linewidth=0.8)
         unit = "bits per byte" if probes[0] in BITS else "nats a token"

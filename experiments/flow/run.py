@@ -49,6 +49,8 @@ class Method:
     """What FlowTrainer is told."""
     lora: bool = False
     """Whether adapters are trained instead of the weights."""
+    only: str | None = None
+    """Weigh samples of this task 1 and all others 0."""
     blend: float | None = None
     """Also measure WiSE-FT of the same run with this share of the trained weights."""
 
@@ -88,7 +90,7 @@ def run(cell: Cell, method: Method, settings: Settings) -> None:
         train_dataset=training_set(cell.seed, settings),
         processing_class=AutoTokenizer.from_pretrained(MODEL),
         peft_config=LORA if method.lora else None,
-        scores=None if method.config.scheme == "uniform" else scores(cell.seed, settings),
+        scores=_scores_for(method, cell, settings),
         method=method.config,
     )
     trainer.train()
@@ -116,9 +118,19 @@ def _moved(model: Any, start: dict[str, torch.Tensor]) -> float:
 
 def training_set(seed: int, settings: Settings) -> Dataset:
     """The samples of a seed, each seen once."""
+    return Dataset.from_list([as_row(item) for item in _in_order(seed, settings)])
+
+
+def _in_order(seed: int, settings: Settings) -> list[Item]:
     items = target(settings.steps * settings.batch_size, seed)
     order = np.random.default_rng(seed).permutation(len(items))
-    return Dataset.from_list([as_row(items[row]) for row in order])
+    return [items[row] for row in order]
+
+
+def _scores_for(method: Method, cell: Cell, settings: Settings) -> Any:
+    if method.only is not None:
+        return [float(item.group == method.only) for item in _in_order(cell.seed, settings)]
+    return None if method.config.scheme == "uniform" else scores(cell.seed, settings)
 
 
 def scores(seed: int, settings: Settings) -> Any:
