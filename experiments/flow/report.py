@@ -20,6 +20,8 @@ RESULTS = ROOT / "experiments" / "RESULTS.md"
 PROBES = ("brown", "python docs", "facts", "facts in chat")
 BITS = ("brown", "python docs")
 """Probes given in bits per byte; the others are in nats a token."""
+EASY = "gsm_symbolic"
+"""The half of the target that the model finds easy, shown by itself, too."""
 DRAWS = 2000
 ORDER = ("standard", "standard + WiSE-FT", "L2", "FLOW", "FLOW + WiSE-FT", "FLOW of tokens")
 ORDER += ("only the easy task", "LoRA", "FLOW + LoRA")
@@ -65,13 +67,14 @@ Chosen = dict[str, NDArray[np.intp]]
 
 
 def measures(run: Run, chosen: Chosen) -> dict[str, float]:
-    """Loss by group over chosen items; `target` is the mean of its tasks by their shares."""
+    """Loss by probe over chosen items; `target` is the mean of its tasks by their shares."""
     found = {
         group: float(run.nats[rows].sum() / run.sizes[rows].sum()) for group, rows in chosen.items()
     }
     whole = sum(SHARES.values())
     return {
         "target": sum(found[task] * share for task, share in SHARES.items()) / whole,
+        EASY: found[EASY],
         **{probe: found[probe] for probe in PROBES},
     }
 
@@ -114,7 +117,7 @@ def table(runs: list[Run], rate: float, *, against: str | None) -> list[str]:
     """One row a method: the change from the start, or from another method of the same seed."""
     start = next(run for run in runs if run.rate == 0)
     there = [run for run in runs if run.rate == rate]
-    names = ["target", *PROBES]
+    names = ["target", EASY, *PROBES]
     lines = ["| | seeds | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
     if against is None:
         values = measures(start, all_items(start)).values()
@@ -172,10 +175,12 @@ def draw(runs: list[Run]) -> None:
     start = next(run for run in runs if run.rate == 0)
     before = measures(start, all_items(start))
     figure, axes = plt.subplots(1, 2, figsize=(9, 4), dpi=100)
-    panels = (("brown", "python docs"), ("facts", "facts in chat"))
+    panels = (("brown", "python docs"), ("facts in chat",))
     for axis, probes in zip(axes, panels, strict=True):
         for number, method in enumerate(ORDER):
             own = [run for run in runs if run.method == method and run.rate > 0]
+            if not own:
+                continue
             found = [measures(run, all_items(run)) for run in own]
             x = [before["target"] - after["target"] for after in found]
             y = [float(np.mean([after[p] - before[p] for p in probes])) for after in found]
@@ -184,7 +189,7 @@ def draw(runs: list[Run]) -> None:
         axis.axhline(0, color="grey", linewidth=0.8)
         unit = "bits per byte" if probes[0] in BITS else "nats a token"
         axis.set_ylabel(f"forgotten: {' and '.join(probes)} ({unit})")
-        axis.set_xlabel("learned: loss of the target, before minus after (nats a token)")
+        axis.set_xlabel("learned: drop of the target's loss (nats a token)")
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False, fontsize=8)
     figure.tight_layout()
