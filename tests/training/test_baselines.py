@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 import bequest
+from bequest.checkpoints.companions import companion_files
 from bequest.errors import CheckpointError, InputError
 from bequest.training.method import MethodConfig
 from bequest.training.start_blends import sfa_steps
@@ -252,6 +253,7 @@ def test_a_run_is_resumed_from_its_own_start_only(tmp_path: Path) -> None:
     args = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "learning_rate": 0.1}
     trained(tmp_path, method=MethodConfig(l2=1.0), args=args)
     checkpoint = tmp_path / "checkpoint-2"
+    assert Path("bequest_start.json") not in companion_files(checkpoint)
     other = made(tmp_path, MethodConfig(l2=1.0), args, samples(), tiny_model(seed=1))
     with pytest.raises(CheckpointError, match="trained from other weights"):
         other.train(resume_from_checkpoint=str(checkpoint))
