@@ -18,7 +18,7 @@ PISSA = LoraConfig(
 MASKED = Dataset.from_dict({"input_ids": [[5, 6]] * 2, "labels": [[-100, -100]] * 2})
 CASES: dict[str, tuple[dict[str, Any], str]] = {
     "scheme": ({"scheme": "flaw"}, "scheme is 'flaw'"),
-    "temperature zero": ({"temperature": 0}, "temperature is '0'"),
+    "temperature zero": ({"temperature": 0}, "temperature is 0"),
     "temperature of dft": ({"scheme": "dft", "temperature": 2.0}, "scheme dft has none"),
     "dft by weights": ({"scheme": "dft", "normalizer": "weights"}, "normalizer 'weights'"),
     "unused scores": ({"scheme": "uniform", "scores": [1.0] * 8}, "scores is given"),
