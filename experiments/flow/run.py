@@ -49,6 +49,8 @@ class Method:
     """What FlowTrainer is told."""
     lora: bool = False
     """Whether adapters are trained instead of the weights."""
+    only: str | None = None
+    """Weigh samples of this task 1 and all others 0."""
     blend: float | None = None
     """Also measure WiSE-FT of the same run with this share of the trained weights."""
 
@@ -60,7 +62,7 @@ class Cell:
     method: str
     """Its name in `__main__.METHODS`."""
     rate: float
-    """Peak learning rate of AdamW."""
+    """Peak learning rate of AdamW; 0: the model as it was before training."""
     seed: int
     """Of the samples drawn from the generators, and of their order."""
 
@@ -77,6 +79,9 @@ def run(cell: Cell, method: Method, settings: Settings) -> None:
     started = time.monotonic()
     set_seed(cell.seed)
     model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+    if cell.rate == 0:
+        write(cell, model, {"settings": asdict(settings)}, settings)
+        return
     start = {name: value.detach().clone() for name, value in model.named_parameters()}
     folder = CACHE / "runs" / cell.path.stem
     trainer = bequest.FlowTrainer(
@@ -85,7 +90,7 @@ def run(cell: Cell, method: Method, settings: Settings) -> None:
         train_dataset=training_set(cell.seed, settings),
         processing_class=AutoTokenizer.from_pretrained(MODEL),
         peft_config=LORA if method.lora else None,
-        scores=None if method.config.scheme == "uniform" else scores(cell.seed, settings),
+        scores=_scores_for(method, cell, settings),
         method=method.config,
     )
     trainer.train()
@@ -93,21 +98,39 @@ def run(cell: Cell, method: Method, settings: Settings) -> None:
     log = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     facts = {"settings": asdict(settings), "training_loss": log, "seconds": seconds}
     trained = trainer.model.merge_and_unload() if method.lora else trainer.model
+    facts["moved"] = _moved(trained, start)
     write(cell, trained, facts, settings)
     if method.blend is not None:
         with torch.no_grad():
             for name, value in trained.named_parameters():
                 value.lerp_(start[name], 1 - method.blend)
         both = f"{cell.method} + WiSE-FT"
+        facts["moved"] *= method.blend
         write(Cell(method=both, rate=cell.rate, seed=cell.seed), trained, facts, settings)
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def _moved(model: Any, start: dict[str, torch.Tensor]) -> float:
+    """How far the weights are from where they were, relative to their size there."""
+    apart = sum((v - start[name]).double().square().sum() for name, v in model.named_parameters())
+    return float((apart / sum(v.double().square().sum() for v in start.values())).sqrt())
+
+
 def training_set(seed: int, settings: Settings) -> Dataset:
     """The samples of a seed, each seen once."""
+    return Dataset.from_list([as_row(item) for item in _in_order(seed, settings)])
+
+
+def _in_order(seed: int, settings: Settings) -> list[Item]:
     items = target(settings.steps * settings.batch_size, seed)
     order = np.random.default_rng(seed).permutation(len(items))
-    return Dataset.from_list([as_row(items[row]) for row in order])
+    return [items[row] for row in order]
+
+
+def _scores_for(method: Method, cell: Cell, settings: Settings) -> Any:
+    if method.only is not None:
+        return [float(item.group == method.only) for item in _in_order(cell.seed, settings)]
+    return None if method.config.scheme == "uniform" else scores(cell.seed, settings)
 
 
 def scores(seed: int, settings: Settings) -> Any:

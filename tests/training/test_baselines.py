@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 import bequest
+from bequest.checkpoints.companions import companion_files
 from bequest.errors import CheckpointError, InputError
 from bequest.training.method import MethodConfig
 from bequest.training.start_blends import sfa_steps
@@ -31,8 +32,14 @@ from tests.training.test_flow_trainer import token_losses_of
 
 Weights = dict[str, Tensor]
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def with_lora(**options: Any) -> LoraConfig:
+    """The same adapters but for some settings."""
+    return LoraConfig(**{**LORA.to_dict(), **options})
+
+
 CUTS = [
-    {"per_device_train_batch_size": 8},
     {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8},
     {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 3},
     {"gradient_checkpointing": True},
@@ -121,7 +128,7 @@ def test_steps_follow_the_gradient_of_the_penalised_objective(
     wanted = descend(method, 3)
     without = descend(MethodConfig(scheme=method.scheme, normalizer=method.normalizer), 3)
     assert gap(wanted, without) > 1e-3
-    for cut in CUTS if method.kl and method.l2 else CUTS[1:2]:
+    for cut in CUTS if method.kl and method.l2 else CUTS[:1]:
         args = {"max_steps": 3, "learning_rate": 0.5, **cut}
         run = trained(tmp_path, method=method, args=args)
         assert gap(doubled(parameters(run)), wanted) < 2e-5, cut
@@ -191,8 +198,7 @@ def test_a_tied_head_has_no_linear_probe(tmp_path: Path) -> None:
 
 def test_kl_of_adapters_is_to_the_model_without_them(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    started = LoraConfig(**{**LORA.to_dict(), "init_lora_weights": False})
-    model = get_peft_model(tiny_model(), started)
+    model = get_peft_model(tiny_model(), with_lora(init_lora_weights=False))
     reference = copy.deepcopy(model).double()
     objective = weighted(reference, None, MethodConfig(scheme="uniform"))
     (objective + 0.5 * dense_kl(tiny_model().double(), reference)).backward()
@@ -247,6 +253,7 @@ def test_a_run_is_resumed_from_its_own_start_only(tmp_path: Path) -> None:
     args = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "learning_rate": 0.1}
     trained(tmp_path, method=MethodConfig(l2=1.0), args=args)
     checkpoint = tmp_path / "checkpoint-2"
+    assert Path("bequest_start.json") not in companion_files(checkpoint)
     other = made(tmp_path, MethodConfig(l2=1.0), args, samples(), tiny_model(seed=1))
     with pytest.raises(CheckpointError, match="trained from other weights"):
         other.train(resume_from_checkpoint=str(checkpoint))
@@ -263,6 +270,20 @@ def test_a_run_is_resumed_from_its_own_start_only(tmp_path: Path) -> None:
         ({"method": MethodConfig(scores="a.parquet"), "scores": [1.0] * 8}, "scores is given in"),
         ({"method": MethodConfig(l2=1.0), "peft_config": LORA}, "l2 is 1.0"),
         ({"method": MethodConfig(linear_probe=True), "peft_config": LORA}, "linear_probe"),
+        (
+            {
+                "method": MethodConfig(scheme="uniform", kl=1.0),
+                "peft_config": with_lora(bias="all"),
+            },
+            "bias='all' trains biases",
+        ),
+        (
+            {
+                "method": MethodConfig(scheme="uniform", kl=1.0),
+                "peft_config": with_lora(init_lora_weights="pissa"),
+            },
+            "init_lora_weights='pissa' changes",
+        ),
         ({"method": MethodConfig(sfa=9)}, "training has only 1 steps"),
     ],
 )

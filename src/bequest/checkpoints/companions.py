@@ -18,7 +18,13 @@ _TRAVEL: tuple[str, ...] = (
 )
 _TRAVEL += ("LICENSE*", "NOTICE*", "USE_POLICY*")
 _STAY: tuple[str, ...] = ("config.json", "*.index.json", "bequest.json", "results.json")
-_STAY += ("trainer_state.json", "*_results.json", "adapter_config.json", "requirements.txt")
+_STAY += (
+    "bequest_start.json",
+    "trainer_state.json",
+    "*_results.json",
+    "adapter_config.json",
+    "requirements.txt",
+)
 _FOLDERS = ("additional_chat_templates",)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
+from bequest.averaging.model_tensors import is_sharded
 from bequest.averaging.tensor_file import write_json
 from bequest.errors import CheckpointError, InputError
 from bequest.training.kl_penalty import KlPenalty
@@ -19,6 +20,7 @@ from bequest.training.linear_probe import freeze_body
 from bequest.training.method import MethodConfig
 from bequest.training.start_blends import StartBlends
 from bequest.training.start_weights import StartWeights
+from bequest.training.starting_losses import changed_base
 
 START = "bequest_start.json"
 """The file of a checkpoint that tells whether a resumed run starts from the same weights."""
@@ -54,21 +56,33 @@ class AnchoredTrainer(SFTTrainer):
                 "l2, kl, sfa and wise_ft need the weights, which DeepSpeed keeps elsewhere; use "
                 "FSDP2, or leave them out"
             )
+        if method.kl and is_adapted:
+            _check_adapters_off(self.model)
         self._kl = KlPenalty(self.model) if method.kl else None
-        if method.keeps_start and not is_adapted:
+        if method.keeps_start:
             self.add_callback(StartBlends(self))
 
     def keep_start(self) -> None:
-        """Copy the weights, the first time that this is called."""
-        if self.start is None:
+        """Copy the weights, the first time that this is called.
+
+        Raises:
+            InputError: The model turned out to be sharded, and kl is asked for.
+        """
+        if self.method.kl and is_sharded(self.model):
+            # Its graph would reach the head's shards past FSDP2's own reduction of gradients.
+            raise InputError(
+                f"kl is {self.method.kl}, but the model is sharded (FSDP2 or tensor parallelism), "
+                "with which it is not known to be right; train replicated, or leave kl out"
+            )
+        if self.start is None and self._has_start:
             on_device = bool(self.method.l2 or self.method.kl)
             self.start = StartWeights(self.model, on_device=on_device)
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
+        self.keep_start()
         if self._has_start:
-            self.keep_start()
             self._check_start(Path(resume_from_checkpoint))
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
@@ -139,3 +153,17 @@ class AnchoredTrainer(SFTTrainer):
         if return_outputs:
             return found[0] + penalty * processes, found[1]
         return found + penalty * processes
+
+
+def _check_adapters_off(model: PeftModel) -> None:
+    """Refuse adapters without which the model is not the one that training started from."""
+    reason = changed_base(model)
+    for config in model.peft_config.values():
+        bias = getattr(config, "bias", "none")
+        if bias != "none":
+            reason = f"bias={bias!r} trains biases of the model itself"
+    if reason is not None:
+        raise InputError(
+            f"kl compares with the model without its adapters, but {reason}; use plain LoRA, or "
+            "leave kl out"
+        )

@@ -11,7 +11,7 @@ from trl import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from bequest.errors import InputError
-from bequest.training.method import MethodConfig
+from bequest.training.method import MethodConfig, check_weighting
 from bequest.training.row_weights import Weighing, checked_weights
 
 if TYPE_CHECKING:
@@ -34,11 +34,11 @@ def method_of(
         raise InputError(f"method is given, and {' and '.join(named)}, too; say it in the method")
     if method is not None:
         return method
-    return MethodConfig(
-        scheme=scheme,
-        temperature=None if temperature is None else str(temperature),
-        normalizer="tokens" if normalizer is None else normalizer,
-    )
+    normalizer = "tokens" if normalizer is None else normalizer
+    # First as it was given, so that a refusal says what it got.
+    check_weighting(scheme, temperature, normalizer, has_scores=False)
+    written = None if temperature is None else str(temperature)
+    return MethodConfig(scheme=scheme, temperature=written, normalizer=normalizer)
 
 
 def weighing_of(method: MethodConfig, scores: Any) -> Weighing:

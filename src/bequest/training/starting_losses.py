@@ -63,6 +63,15 @@ def starting_scores(trainer: Trainer, input_ids: Rows, labels: Rows) -> ScoreTab
     )
 
 
+def changed_base(model: PeftModel) -> str | None:
+    """Say what makes a model with its adapters off another than the pre-trained one, if it is."""
+    for config in model.peft_config.values():
+        start = getattr(config, "init_lora_weights", None)
+        if start not in _BASE_KEPT:
+            return f"init_lora_weights={start!r} changes the weights under the adapter"
+    return None
+
+
 def _before_training(trainer: Trainer) -> AbstractContextManager[Any]:
     """Turn adapters off, where that gives the pre-trained model back; refuse where it does not."""
     model: Any = trainer.model
@@ -78,10 +87,9 @@ def _before_training(trainer: Trainer) -> AbstractContextManager[Any]:
         raise _refusal("DeepSpeed ZeRO-3 has spread the weights over the processes")
     if not isinstance(model, PeftModel):
         return nullcontext()
-    for config in model.peft_config.values():
-        start = getattr(config, "init_lora_weights", None)
-        if start not in _BASE_KEPT:
-            raise _refusal(f"init_lora_weights={start!r} changes the weights under the adapter")
+    changed = changed_base(model)
+    if changed is not None:
+        raise _refusal(changed)
     off: AbstractContextManager[Any] = model.disable_adapter()
     return off
 

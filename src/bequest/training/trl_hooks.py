@@ -25,6 +25,10 @@ METHODS: Mapping[tuple[type, str], tuple[str, ...]] = {
     ),
     (SFTTrainer, "_set_signature_columns_if_needed"): (),
     (SFTTrainer, "compute_loss"): ("model", "inputs", "return_outputs", "num_items_in_batch"),
+    (SFTTrainer, "training_step"): ("args", "kwargs"),
+    (SFTTrainer, "_save_checkpoint"): ("model", "trial"),
+    (Trainer, "_load_from_checkpoint"): ("resume_from_checkpoint", "model"),
+    (Trainer, "_get_output_dir"): ("trial",),
     (Trainer, "_get_num_items_in_batch"): ("batch_samples", "device"),
     (Trainer, "get_tp_size"): (),
     (DataCollatorForLanguageModeling, "torch_call"): ("examples",),
@@ -32,8 +36,19 @@ METHODS: Mapping[tuple[type, str], tuple[str, ...]] = {
 """Methods that are overridden or called, with the arguments they must take, in this order."""
 
 NAMES: Mapping[type, tuple[str, ...]] = {
-    SFTTrainer: ("_signature_columns", "data_collator", "train_dataset", "fused_lm_head"),
-    Trainer: ("model_accepts_loss_kwargs", "num_items_in_batch"),
+    SFTTrainer: (
+        "_signature_columns",
+        "data_collator",
+        "train_dataset",
+        "fused_lm_head",
+        "_metrics",
+    ),
+    Trainer: (
+        "model_accepts_loss_kwargs",
+        "num_items_in_batch",
+        "current_gradient_accumulation_steps",
+        "_set_sync_gradients",
+    ),
     DataCollatorForLanguageModeling: ("padding_free",),
 }
 """Attributes and arguments that the source of a class must mention."""
