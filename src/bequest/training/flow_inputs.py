@@ -12,7 +12,8 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from bequest.errors import InputError
 from bequest.training.method import MethodConfig, check_weighting
-from bequest.training.row_weights import Weighing, checked_weights
+from bequest.training.row_weights import Weighing
+from bequest.weighting.given import checked_weights
 
 if TYPE_CHECKING:
     from bequest.training.flow_trainer import FlowTrainer

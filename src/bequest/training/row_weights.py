@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bequest.errors import InputError
 from bequest.training.method import UNSCORED, check_weighting
 from bequest.training.token_weights import Weights
-from bequest.weighting.given import checked_weights as checked_weights
+from bequest.weighting.given import checked_weights
 from bequest.weighting.schemes import TOKEN_SCHEMES, weigh
 from bequest.weighting.score_file import ScoreTable, read_scores
 
