@@ -24,6 +24,7 @@ from bequest.inheritance.build import build
 from bequest.inheritance.config_cut import (
     cut_config,
     depth_field,
+    depth_of,
     kept_in_float32,
     read_config,
     refuse_extra_blocks,
@@ -207,7 +208,7 @@ def _names_of_blocks(
     for checkpoint in (student, teacher):
         name = checkpoint.location.name
         architecture = require_decoder(checkpoint.config, model=name)
-        depth = read_config(checkpoint.config, model=name).num_hidden_layers
+        depth = depth_of(read_config(checkpoint.config, model=name))
         blocks = find_blocks(checkpoint.tensors, depth, model=name)
         notes += refuse_extra_blocks(blocks, architecture, checkpoint.config, model=name)
         names.append(blocks)

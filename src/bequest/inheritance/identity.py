@@ -23,18 +23,27 @@ _STATE_OF_LOADING = {"_is_hf_initialized"}
 _SIMPLE = (bool, int, float, str, type(None))
 
 
-def build_on_meta(config: Any, *, trust_remote_code: bool = False) -> nn.Module:
+def build_on_meta(
+    config: Any, *, model_class: str = "AutoModelForCausalLM", trust_remote_code: bool = False
+) -> nn.Module:
     """Build a causal language model without memory for its parameters.
 
     Args:
         config: a transformers configuration.
+        model_class: the class of transformers that loads it.
         trust_remote_code: build it by the code of its own that the configuration names.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    import transformers
 
+    if model_class != "AutoModelForCausalLM":
+        with torch.device("meta"):
+            named: nn.Module = getattr(transformers, model_class)._from_config(
+                config, dtype=torch.float32
+            )
+        return named
     with torch.device("meta"):
-        model: nn.Module = AutoModelForCausalLM.from_config(
+        model: nn.Module = transformers.AutoModelForCausalLM.from_config(
             config, dtype=torch.float32, trust_remote_code=trust_remote_code
         )
     return model

@@ -15,12 +15,13 @@ from bequest.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from bequest.checkpoints.publish import check_target, require_space
 from bequest.checkpoints.shards import PlannedTensor, plan_shards, target_dtype, with_dtype
 from bequest.checkpoints.verify import require_trust
-from bequest.inheritance.architectures import REMOVED, is_prefix
+from bequest.inheritance.depth_rules import REMOVED, is_prefix
 from bequest.inheritance.blocks import BlockNames, find_blocks
 from bequest.inheritance.build import build
 from bequest.inheritance.config_cut import (
     cut_config,
     depth_field,
+    depth_of,
     kept_in_float32,
     read_config,
     refuse_extra_blocks,
@@ -137,7 +138,7 @@ def _plan(config: InheritConfig, checkpoint: Checkpoint) -> InheritancePlan:
     )
     architecture = require_decoder(checkpoint.config, model=name)
     read = read_config(checkpoint.config, model=name)
-    depth = read.num_hidden_layers
+    depth = depth_of(read)
     selection = select_layers(config.layers, depth)
     blocks = find_blocks(checkpoint.tensors, depth, model=name)
     notes = refuse_extra_blocks(blocks, architecture, checkpoint.config, model=name)
