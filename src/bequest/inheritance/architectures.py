@@ -37,6 +37,7 @@ from bequest.inheritance.depth_rules import (
     SparseStep,
     Superseded,
 )
+from bequest.inheritance.packed import Packed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,8 @@ class Architecture:
     """Field that counts blocks numbered beyond `num_hidden_layers`, which are left out."""
     depth: str | None = None
     """Field that counts the blocks, where it is not what transformers calls `num_hidden_layers`."""
+    packed: tuple[Packed, ...] = ()
+    """Tensors outside the blocks in which every block has a slice."""
 
 
 EVERYWHERE: tuple[DepthRule, ...] = (
@@ -59,9 +62,11 @@ EVERYWHERE: tuple[DepthRule, ...] = (
 """What transformers accepts, and checks against the depth, in every configuration."""
 
 
-def _facts(*rules: DepthRule, predicts: str | None = None) -> Architecture:
+def _facts(
+    *rules: DepthRule, predicts: str | None = None, packed: tuple[Packed, ...] = ()
+) -> Architecture:
     added = () if predicts is None else (PredictionBlocks(predicts),)
-    return Architecture(rules=(*rules, *added), prediction_blocks=predicts)
+    return Architecture(rules=(*rules, *added), prediction_blocks=predicts, packed=packed)
 
 
 _DEPTH_ALONE = (
@@ -84,7 +89,11 @@ _TYPES_FROM_COUNT = _facts(Superseded("first_k_dense_replace"), Superseded("moe_
 _INTERVAL = Superseded("full_attention_interval")
 _PATTERN = Superseded("sliding_window_pattern")
 _SHARED_INDEX = Follower("indexer_types", leader="full", follower="shared")
-_GEMMA4 = _facts(SharedTail(), LastKind("layer_types", "full_attention"))
+_GEMMA4 = (SharedTail(), LastKind("layer_types", "full_attention"))
+_PER_LAYER_EMBEDDINGS = (
+    Packed("embed_tokens_per_layer.weight", axis=1),
+    Packed("per_layer_model_projection.weight", axis=0),
+)
 
 ARCHITECTURES: dict[str, Architecture] = {
     **{model_type: Architecture() for model_type in _DEPTH_ALONE},
@@ -105,15 +114,19 @@ ARCHITECTURES: dict[str, Architecture] = {
     "dots1": _facts(_DENSE_FIRST, _WINDOWED),
     "dots3_note_text": _TYPES_FROM_COUNT,
     "ernie4_5_moe": _facts(ExpertRange()),
+    "emu3_text_model": Architecture(),
     "exaone4": _facts(Period("sliding_window_pattern")),
     "exaone_moe": _facts(_DENSE_FIRST, Period("sliding_window_pattern")),
     "flint": _facts(SparseStep()),
     "gemma3_text": _facts(Period("sliding_window_pattern")),
     "gemma3n_text": _facts(
-        SharedTail(), PerLayerList("intermediate_size"), PerLayerList("activation_sparsity_pattern")
+        SharedTail(),
+        PerLayerList("intermediate_size"),
+        PerLayerList("activation_sparsity_pattern"),
+        packed=_PER_LAYER_EMBEDDINGS,
     ),
-    "gemma4_text": _GEMMA4,
-    "gemma4_unified_text": _GEMMA4,
+    "gemma4_text": _facts(*_GEMMA4, packed=_PER_LAYER_EMBEDDINGS),
+    "gemma4_unified_text": _facts(*_GEMMA4),
     "glm4_moe": _DEEPSEEK,
     "glm4_moe_lite": _DEEPSEEK,
     "glm_moe_dsa": _facts(
@@ -128,7 +141,6 @@ ARCHITECTURES: dict[str, Architecture] = {
     "hunyuan_v1_moe": _facts(PerLayerList("num_experts"), PerLayerList("moe_topk")),
     "hy_v4": _facts(_SHARED_INDEX),
     "inkling_text": _facts(BlockNumbers("local_layer_ids")),
-    "inkling2_text": _facts(AlwaysFirst("whether a residual block starts with it")),
     "jamba": _facts(
         PeriodAndOffset("attn_layer_period", "attn_layer_offset"),
         PeriodAndOffset("expert_layer_period", "expert_layer_offset"),
@@ -189,6 +201,18 @@ REFUSED: dict[str, str] = {
     "gemma4_assistant": _OF_ANOTHER,
     "gemma4_unified_assistant": _OF_ANOTHER,
     "hrm_text": "it runs two stacks of blocks several times each, so a block has no place in depth",
+    "inkling2_text": "parts of its blocks are stored under other names than the blocks themselves",
     "zamba2": "adapters of each hybrid block are stored, by count, inside blocks that others share",
 }
 """Decoders that cannot be cut correctly yet, and why."""
+
+ENCODER_DECODERS = (
+    "bart bigbird_pegasus blenderbot blenderbot-small marian mbart musicgen musicgen_melody mvp "
+    "pegasus plbart prophetnet trocr whisper"
+).split()
+"""Types of transformers' list of causal language models that read an encoder."""
+ENCODERS = (
+    "bert bert-generation big_bird camembert data2vec-text electra ernie megatron-bert rembert "
+    "roberta roberta-prelayernorm roc_bert roformer xlm xlm-roberta xlm-roberta-xl xmod"
+).split()
+"""Types of that list that are encoders, trained on masked language."""

@@ -36,6 +36,11 @@ class BlockNames:
         return f"{self.prefix}{block}.{rest}"
 
 
+def is_tower(name: str) -> bool:
+    """Whether a list of modules is, by its name, a multimodal model's but not its decoder's."""
+    return any(word in name for word in _TOWERS)
+
+
 def find_blocks(names: Iterable[str], num_hidden_layers: int, *, model: str) -> BlockNames:
     """Find the one list of modules whose numbers run over the decoder's blocks.
 
@@ -73,7 +78,7 @@ def find_blocks(names: Iterable[str], num_hidden_layers: int, *, model: str) -> 
     if len(candidates) > 1:
         # The towers of a multimodal model may be as deep as its decoder.
         candidates = [
-            prefix for prefix in candidates if not any(word in prefix for word in _TOWERS)
+            prefix for prefix in candidates if not is_tower(prefix)
         ] or candidates
     prefix = candidates[0]
     if len(candidates) > 1:

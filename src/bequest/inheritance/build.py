@@ -84,8 +84,8 @@ def verify(plan: InheritancePlan) -> None:
         trust_remote_code=plan.trust_remote_code,
     )
     compare_blocks(
-        find_block_modules(reference, plan.block_prefix),
-        find_block_modules(result, plan.block_prefix),
+        find_block_modules(reference, plan.block_prefix, depth_of(config)),
+        find_block_modules(result, plan.block_prefix, plan.num_layers),
         plan.source_blocks,
         model=source.location.name,
     )

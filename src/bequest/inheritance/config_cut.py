@@ -14,6 +14,8 @@ from typing import Any
 from bequest.errors import UnsupportedModelError
 from bequest.inheritance.architectures import (
     ARCHITECTURES,
+    ENCODER_DECODERS,
+    ENCODERS,
     EVERYWHERE,
     NESTED,
     REFUSED,
@@ -63,15 +65,22 @@ def require_decoder(config: Mapping[str, Any], *, model: str) -> Architecture:
         model_type = _inner_type(config, NESTED[model_type], model)
     if model_type in ARCHITECTURES:
         return ARCHITECTURES[model_type]
-    known = ", ".join(sorted(ARCHITECTURES))
+    kind = {
+        **dict.fromkeys(ENCODER_DECODERS, "reads an encoder"),
+        **dict.fromkeys(ENCODERS, "is an encoder, trained on masked language"),
+    }.get(model_type)
+    if kind is not None:
+        raise UnsupportedModelError(
+            f"{model} has model_type {model_type!r}, which {kind}; bequest cuts decoders only."
+        )
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UnsupportedModelError(
             f"{model} has model_type {model_type!r}, which is no causal language model of the "
-            f"installed transformers; bequest cuts {known}."
+            "installed transformers; bequest cuts those that docs/architectures.md lists."
         )
     raise UnsupportedModelError(
-        f"{model} has model_type {model_type!r}, whose ties to depth bequest does not know yet; "
-        f"it cuts {known}."
+        f"{model} has model_type {model_type!r}, whose ties to depth bequest does not know yet; it "
+        "cuts the types that docs/architectures.md lists."
     )
 
 
@@ -84,7 +93,9 @@ def read_config(config: Mapping[str, Any], *, model: str) -> Any:
     from transformers import CONFIG_MAPPING
 
     try:
-        return CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
+        config_class = CONFIG_MAPPING[config["model_type"]]
+        # Infinity is no number in JSON; transformers writes it as an object.
+        return config_class.from_dict(config_class._decode_special_floats(dict(config)))
     except Exception as error:  # Its strict validation raises errors of many kinds.
         reason = " ".join(str(error).split())
         raise UnsupportedModelError(

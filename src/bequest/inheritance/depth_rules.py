@@ -378,7 +378,7 @@ class PerLayerConfig:
         if not values:
             return {}
         by_number = {int(number): entry for number, entry in values.items()}
-        kept = {new: by_number[old] for new, old in enumerate(selection) if old in by_number}
+        kept = {str(new): by_number[old] for new, old in enumerate(selection) if old in by_number}
         return {self.field: kept or REMOVED}
 
 

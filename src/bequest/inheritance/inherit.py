@@ -27,6 +27,7 @@ from bequest.inheritance.config_cut import (
     refuse_extra_blocks,
     require_decoder,
 )
+from bequest.inheritance.packed import Packed, Part, find_packed, plan_packed
 from bequest.inheritance.plan import (
     InheritancePlan,
     in_byte_order,
@@ -145,7 +146,9 @@ def _plan(config: InheritConfig, checkpoint: Checkpoint) -> InheritancePlan:
     cut, changes = cut_config(checkpoint.config, selection, architecture, model=name)
     changes.pop(depth_field(read), None)
     kept = kept_in_float32(read, config.dtype)
-    planned = cut_tensors(checkpoint, blocks, selection, config.dtype, kept)
+    planned = cut_tensors(
+        checkpoint, blocks, selection, config.dtype, kept, packed=architecture.packed
+    )
     if config.reinit:
         from bequest.inheritance.reinit import reinitialized
 
@@ -185,6 +188,8 @@ def cut_tensors(
     selection: Sequence[int],
     dtype: str | None,
     kept: tuple[str, ...],
+    *,
+    packed: tuple[Packed, ...] = (),
 ) -> list[PlannedTensor]:
     """Plan every tensor outside the blocks and those of the selected blocks, renumbered.
 
@@ -194,6 +199,7 @@ def cut_tensors(
         selection: the blocks that are kept.
         dtype: dtype of the result's floats, or None.
         kept: parts of keys whose tensors keep their own dtype.
+        packed: tensors outside the blocks in which every block has a slice.
     """
     new_number = {old: new for new, old in enumerate(selection)}
     planned = []
@@ -203,10 +209,17 @@ def cut_tensors(
             if place[0] not in new_number:
                 continue
             name = blocks.join(new_number[place[0]], place[1])
+        stored = target_dtype(entry.dtype, dtype, name, kept)
+        kind = find_packed(name, packed)
+        if kind is not None:
+            part = Part(entry, blocks.num_blocks, tuple(selection))
+            model = checkpoint.location.name
+            planned.append(plan_packed(name, kind, [part], stored, model=model))
+            continue
         planned.append(
             PlannedTensor(
                 name=name,
-                dtype=target_dtype(entry.dtype, dtype, name, kept),
+                dtype=stored,
                 shape=entry.shape,
                 source=entry,
             )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+import transformers
 from transformers import (
     CONFIG_MAPPING,
-    AutoModelForCausalLM,
     PretrainedConfig,
     PreTrainedModel,
 )
@@ -52,8 +53,51 @@ def config_of(model_type: str) -> PretrainedConfig:
     return CONFIG_MAPPING[model_type](**settings(model_type))
 
 
+def model_class(model_type: str) -> type[PreTrainedModel]:
+    """The class that reads a type's whole checkpoint: of a multimodal one, all towers."""
+    named = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type]
+    whole = named.replace("ForCausalLM", "ForConditionalGeneration")
+    nested = "text_config" in settings(model_type)
+    found = getattr(transformers, whole, None) if nested else None
+    chosen: type[PreTrainedModel] = found or getattr(transformers, named)
+    return chosen
+
+
 def build(model_type: str) -> PreTrainedModel:
     """Build a type's tiny model, every tensor drawn anew and unlike every other."""
-    model = AutoModelForCausalLM.from_config(config_of(model_type))
+    model = model_class(model_type)._from_config(config_of(model_type))
     draw_weights(model, seed=0)
+    for name, buffer in model.named_buffers():
+        if name.endswith("tid2eid"):  # a table from tokens to experts, not weights
+            buffer.random_(0, 4, generator=torch.Generator().manual_seed(len(name)))
     return model.eval()
+
+
+CHOSEN: dict[str, tuple[int, ...]] = {
+    "gemma3n_text": (0, 2, 3, 4, 6, 7),
+    "gemma4": (0, 3, 4, 5, 7),
+    "gemma4_text": (0, 3, 4, 5, 7),
+    "gemma4_unified": (0, 3, 4, 5, 7),
+    "gemma4_unified_text": (0, 3, 4, 5, 7),
+    "glm_moe_dsa": (0, 1, 2, 4),
+    "gpt_neox_japanese": (0, 2, 3, 5),
+    "hy_v4": (0, 1, 2, 4),
+    "jamba": (1, 2, 5, 6),
+    "minimax": (1, 4),
+    "zamba": (0, 2, 3, 4),
+}
+"""A selection that is not contiguous, where a type does not allow (0, 2, 3, 5)."""
+FIRST_ONLY = ("beam", "diffllama")
+"""Types in which a block's number is part of what it computes: the first blocks only."""
+HALF: dict[str, tuple[int, ...]] = {"gpt_neox_japanese": (3, 4, 5), "minimax": (1, 2)}
+"""What stands for the first half, where a type does not allow it."""
+
+
+def chosen(model_type: str) -> tuple[int, ...]:
+    """A selection that a pattern of the first blocks would get wrong."""
+    return CHOSEN.get(model_type, (0, 2, 3, 5))
+
+
+def half(model_type: str, depth: int) -> tuple[int, ...]:
+    """The first half of the blocks, or what stands for it."""
+    return HALF.get(model_type, tuple(range(depth // 2)))

@@ -17,21 +17,28 @@ from transformers import PreTrainedModel
 PROMPT_LENGTH = 16
 
 
-def block_list(model: PreTrainedModel, path: str) -> nn.ModuleList:
+def block_list(model: PreTrainedModel, path: str, depth: int) -> nn.ModuleList:
     """The list of blocks by the name it has in the checkpoint, which may lack the outer names."""
     wanted = f".{path}"
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and f".{name}".endswith(wanted):
             return module
-    raise KeyError(path)
+    (renamed,) = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList)
+        and name.endswith("language_model.layers")
+        and len(module) == depth
+    ]
+    return renamed
 
 
 def with_blocks_skipped(
-    model: PreTrainedModel, path: str, selection: Sequence[int]
+    model: PreTrainedModel, path: str, depth: int, selection: Sequence[int]
 ) -> PreTrainedModel:
     """Return a copy of the model in which only the blocks of `selection` do anything."""
     skipping = copy.deepcopy(model)
-    for index, block in enumerate(block_list(skipping, path)):
+    for index, block in enumerate(block_list(skipping, path, depth)):
         if index not in selection:
             block.register_forward_hook(_pass_on, with_kwargs=True)
     return skipping
