@@ -69,15 +69,7 @@ def _facts(
     return Architecture(rules=(*rules, *added), prediction_blocks=predicts, packed=packed)
 
 
-_DEPTH_ALONE = (
-    "apertus arcee aria_text biogpt bitnet bloom codegen cohere cpmant ctrl cwm dbrx doge "
-    "ernie4_5 falcon falcon_h1 falcon_mamba flex_olmo gemma gemma2 git glm glm4 "
-    "gpt_bigcode gpt_neox gpt_oss gptj granite granitemoe granitemoehybrid granitemoeshared helium "
-    "hunyuan_v1_dense hy_v3 hyperclovax internlm3 iquestcoder jais2 jetmoe kolibri1 lfm3 llama "
-    "mamba mamba2 mellum minimax_m2 ministral ministral3 mistral mixtral modernbert-decoder moshi "
-    "mpt nanochat nemotron olmo olmo2 olmo3 olmo_hybrid olmoe openai-gpt opt persimmon phi phi3 "
-    "phi4_multimodal phimoe rwkv seed_oss stablelm starcoder2 vaultgemma xglm xlnet youtu zaya"
-).split()
+_DEPTH_ALONE = ["apertus", "arcee", "aria_text", "biogpt", "bitnet", "bloom", "codegen", "cohere", "cpmant", "ctrl", "cwm", "dbrx", "doge", "ernie4_5", "falcon", "falcon_h1", "falcon_mamba", "flex_olmo", "gemma", "gemma2", "git", "glm", "glm4", "gpt_bigcode", "gpt_neox", "gpt_oss", "gptj", "granite", "granitemoe", "granitemoehybrid", "granitemoeshared", "helium", "hunyuan_v1_dense", "hy_v3", "hyperclovax", "internlm3", "iquestcoder", "jais2", "jetmoe", "kolibri1", "lfm3", "llama", "mamba", "mamba2", "mellum", "minimax_m2", "ministral", "ministral3", "mistral", "mixtral", "modernbert-decoder", "moshi", "mpt", "nanochat", "nemotron", "olmo", "olmo2", "olmo3", "olmo_hybrid", "olmoe", "openai-gpt", "opt", "persimmon", "phi", "phi3", "phi4_multimodal", "phimoe", "rwkv", "seed_oss", "stablelm", "starcoder2", "vaultgemma", "xglm", "xlnet", "youtu", "zaya"]
 """Types whose blocks follow from the depth and from `layer_types` and its like alone."""
 
 _NEXTN = "num_nextn_predict_layers"
@@ -162,7 +154,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "mimo_v2_flash": _facts(Superseded("hybrid_layer_pattern"), Superseded("moe_layer_freq")),
     "minicpm3": _facts(RootOfDepth("scale_depth")),
     "minimax": _facts(NotOfKind("layer_types", "linear_attention", "the decay")),
-    "minimax_m3_vl_text": _facts(Superseded("moe_layer_freq"), Superseded("sparse_attention_config")),
+    "minimax_m3_vl_text": _facts(
+        Superseded("moe_layer_freq"), Superseded("sparse_attention_config")
+    ),
     "mllama_text_model": _facts(BlockNumbers("cross_attention_layers")),
     "nemotron_h": _facts(Superseded("hybrid_override_pattern")),
     "qwen2": _facts(_WINDOWED),
@@ -174,7 +168,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "qwen3_next": _facts(SparseStep(), _INTERVAL),
     "qwen4_exp_text": _facts(BlockNumbers("ple_layer_ids", first=1), _INTERVAL),
     "recurrent_gemma": _facts(
-        RepeatedKinds("block_types", "layers_block_type"),
+        RepeatedKinds("block_types"),
         OfInitialization("final_w_init_variance_scale", 2.0),
     ),
     "reformer": _facts(PerLayerList("attn_layers")),
@@ -186,10 +180,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 """The facts by `model_type`, read in transformers 5.23's configurations and models."""
 
 NESTED: dict[str, str] = dict.fromkeys(
-    (
-        "dots3_note emu3 fuyu gemma3 gemma4 gemma4_unified got_ocr2 llama4 mllama "
-        "moss_transcribe_diarize qwen3_5 qwen3_5_moe qwen4_exp"
-    ).split(),
+    ["dots3_note", "emu3", "fuyu", "gemma3", "gemma4", "gemma4_unified", "got_ocr2", "llama4", "mllama", "moss_transcribe_diarize", "qwen3_5", "qwen3_5_moe", "qwen4_exp"],
     "text_config",
 )
 """Types whose decoder has a configuration of its own, and the field that holds it."""
@@ -206,13 +197,7 @@ REFUSED: dict[str, str] = {
 }
 """Decoders that cannot be cut correctly yet, and why."""
 
-ENCODER_DECODERS = (
-    "bart bigbird_pegasus blenderbot blenderbot-small marian mbart musicgen musicgen_melody mvp "
-    "pegasus plbart prophetnet trocr whisper"
-).split()
+ENCODER_DECODERS = ["bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "marian", "mbart", "musicgen", "musicgen_melody", "mvp", "pegasus", "plbart", "prophetnet", "trocr", "whisper"]
 """Types of transformers' list of causal language models that read an encoder."""
-ENCODERS = (
-    "bert bert-generation big_bird camembert data2vec-text electra ernie megatron-bert rembert "
-    "roberta roberta-prelayernorm roc_bert roformer xlm xlm-roberta xlm-roberta-xl xmod"
-).split()
+ENCODERS = ["bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie", "megatron-bert", "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "xlm", "xlm-roberta", "xlm-roberta-xl", "xmod"]
 """Types of that list that are encoders, trained on masked language."""

@@ -77,9 +77,7 @@ def find_blocks(names: Iterable[str], num_hidden_layers: int, *, model: str) -> 
         )
     if len(candidates) > 1:
         # The towers of a multimodal model may be as deep as its decoder.
-        candidates = [
-            prefix for prefix in candidates if not is_tower(prefix)
-        ] or candidates
+        candidates = [prefix for prefix in candidates if not is_tower(prefix)] or candidates
     prefix = candidates[0]
     if len(candidates) > 1:
         raise UnsupportedModelError(

@@ -146,7 +146,10 @@ def model_class(config: Mapping[str, Any]) -> str:
     named = config.get("architectures")
     if config.get("model_type") in NESTED and isinstance(named, list) and len(named) == 1:
         found = getattr(transformers, str(named[0]), None)
-        if getattr(found, "config_class", None) is transformers.CONFIG_MAPPING[config["model_type"]]:
+        if (
+            getattr(found, "config_class", None)
+            is transformers.CONFIG_MAPPING[config["model_type"]]
+        ):
             return str(named[0])
     return "AutoModelForCausalLM"
 

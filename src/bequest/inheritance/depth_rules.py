@@ -141,7 +141,9 @@ class BlockNumbers:
         numbers = getattr(config, self.field, None)
         if numbers is None:
             return {}
-        kept = [new + self.first for new, old in enumerate(selection) if old + self.first in numbers]
+        kept = [
+            new + self.first for new, old in enumerate(selection) if old + self.first in numbers
+        ]
         return {self.field: kept}
 
 
@@ -185,7 +187,11 @@ class ExpertRange:
 
     def cut(self, config: Any, selection: Sequence[int]) -> Changes:
         """Find a range that gives experts to the kept blocks that had some, or refuse."""
-        old = (getattr(config, self.interval), getattr(config, self.start), getattr(config, self.end))
+        old = (
+            getattr(config, self.interval),
+            getattr(config, self.start),
+            getattr(config, self.end),
+        )
         kinds = [_has_experts(index, *old) for index in selection]
         numbers = [new for new, flag in enumerate(kinds) if flag]
         # An end of -1 would mean the last block, so "no block" is a start behind the last one.
@@ -240,14 +246,13 @@ class RepeatedKinds:
     """A short list of kinds that is repeated over the blocks (RecurrentGemma's `block_types`)."""
 
     field: str
-    whole: str
-    """Attribute that holds the kinds of all blocks."""
 
     def cut(self, config: Any, selection: Sequence[int]) -> Changes:
         """Write the kinds of all kept blocks into the list, unless the repetition still fits."""
         if is_prefix(selection):
             return {}
-        return {self.field: [getattr(config, self.whole)[index] for index in selection]}
+        kinds = getattr(config, self.field)
+        return {self.field: [kinds[index % len(kinds)] for index in selection]}
 
 
 @dataclass(frozen=True)

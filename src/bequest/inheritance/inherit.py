@@ -15,7 +15,6 @@ from bequest.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from bequest.checkpoints.publish import check_target, require_space
 from bequest.checkpoints.shards import PlannedTensor, plan_shards, target_dtype, with_dtype
 from bequest.checkpoints.verify import require_trust
-from bequest.inheritance.depth_rules import REMOVED, is_prefix
 from bequest.inheritance.blocks import BlockNames, find_blocks
 from bequest.inheritance.build import build
 from bequest.inheritance.config_cut import (
@@ -27,6 +26,7 @@ from bequest.inheritance.config_cut import (
     refuse_extra_blocks,
     require_decoder,
 )
+from bequest.inheritance.depth_rules import REMOVED, is_prefix
 from bequest.inheritance.packed import Packed, Part, find_packed, plan_packed
 from bequest.inheritance.plan import (
     InheritancePlan,

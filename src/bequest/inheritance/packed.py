@@ -82,5 +82,7 @@ def _slices(part: Part, axis: int) -> npt.NDArray[np.generic]:
         entry.file, dtypes.numpy_dtype(entry.dtype), "r", entry.start, entry.shape
     )
     width = entry.shape[axis] // part.depth
-    chosen = np.concatenate([np.arange(block * width, (block + 1) * width) for block in part.blocks])
+    chosen = np.concatenate(
+        [np.arange(block * width, (block + 1) * width) for block in part.blocks]
+    )
     return np.take(stored, chosen, axis=axis)

@@ -20,14 +20,8 @@ from zoo.types.generic import GENERIC
 from zoo.types.hybrid import HYBRID
 from zoo.types.nested import NESTED
 
-ENCODER_DECODERS = (
-    "bart bigbird_pegasus blenderbot blenderbot-small marian mbart musicgen musicgen_melody mvp "
-    "pegasus plbart prophetnet trocr whisper"
-).split()
-ENCODERS = (
-    "bert bert-generation big_bird camembert data2vec-text electra ernie megatron-bert rembert "
-    "roberta roberta-prelayernorm roc_bert roformer xlm xlm-roberta xlm-roberta-xl xmod"
-).split()
+ENCODER_DECODERS = ["bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "marian", "mbart", "musicgen", "musicgen_melody", "mvp", "pegasus", "plbart", "prophetnet", "trocr", "whisper"]
+ENCODERS = ["bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie", "megatron-bert", "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "xlm", "xlm-roberta", "xlm-roberta-xl", "xmod"]
 DECODERS = sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - {*ENCODER_DECODERS, *ENCODERS})
 OWN: dict[str, dict[str, Any]] = {**ATTENTION, **EXPERTS, **HYBRID, **NESTED}
 
@@ -84,7 +78,7 @@ CHOSEN: dict[str, tuple[int, ...]] = {
     "hy_v4": (0, 1, 2, 4),
     "jamba": (1, 2, 5, 6),
     "minimax": (1, 4),
-    "zamba": (0, 2, 3, 4),
+    "zamba": (0, 1, 3, 4, 6),
 }
 """A selection that is not contiguous, where a type does not allow (0, 2, 3, 5)."""
 FIRST_ONLY = ("beam", "diffllama")

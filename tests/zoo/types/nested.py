@@ -37,7 +37,8 @@ NESTED: dict[str, dict[str, Any]] = {
     "fuyu": {"text_config": {"model_type": "persimmon"}, "patch_size": 4},
     "gemma3": {"vision_config": _VISION, "mm_tokens_per_image": 4},
     "gemma4": {
-        "vision_config": _VISION | {"num_key_value_heads": 2, "head_dim": 8}
+        "vision_config": _VISION
+        | {"num_key_value_heads": 2, "head_dim": 8}
         | {"position_embedding_size": 16},
         "audio_config": None,
     },
@@ -49,14 +50,19 @@ NESTED: dict[str, dict[str, Any]] = {
     "git": {"vision_config": _VISION},
     "got_ocr2": {
         "text_config": {"model_type": "qwen2", "max_window_layers": 3},
-        "vision_config": _VISION | {"mlp_dim": 24, "output_channels": 8, "window_size": 2}
+        "vision_config": _VISION
+        | {"mlp_dim": 24, "output_channels": 8, "window_size": 2}
         | {"global_attn_indexes": [1]},
     },
-    "llama4": {"vision_config": _VISION | {"vision_output_dim": 16, "projector_input_dim": 16}
-               | {"projector_output_dim": 16}},
+    "llama4": {
+        "vision_config": _VISION
+        | {"vision_output_dim": 16, "projector_input_dim": 16}
+        | {"projector_output_dim": 16}
+    },
     "mllama": {
         "text_config": {"cross_attention_layers": [1, 4]},
-        "vision_config": _VISION | {"attention_heads": 2, "num_global_layers": 1}
+        "vision_config": _VISION
+        | {"attention_heads": 2, "num_global_layers": 1}
         | {"vision_output_dim": 32, "intermediate_layers_indices": [0]},
     },
     "moshi": {},

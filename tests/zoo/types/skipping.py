@@ -7,6 +7,7 @@ its depth or its place is what the whole model gave it. That is what a cut must 
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,6 +49,9 @@ def _pass_on(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
     hidden_states = args[0] if args else kwargs["hidden_states"]
     if isinstance(output, torch.Tensor):
         return hidden_states
+    given = dict(zip(inspect.signature(module.forward).parameters, args, strict=False)) | kwargs
+    if "prev_router_hidden_states" in given:  # ZAYA's routers add up over the blocks
+        return hidden_states, given["prev_router_hidden_states"]
     return (hidden_states, *output[1:])
 
 
