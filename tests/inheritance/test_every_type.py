@@ -11,11 +11,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 import bequest
 from bequest import BequestError
-from bequest.inheritance.architectures import ARCHITECTURES, NESTED, REFUSED
+from bequest.inheritance.architectures import ARCHITECTURES, NESTED
 from bequest.inheritance.config_cut import depth_of, require_decoder
 from bequest.inheritance.plan import InheritancePlan
+from bequest.inheritance.refused_types import REFUSED
 from zoo.raw import Raw, read_folder
-from zoo.types import models, skipping
+from zoo.types import models, page, skipping
 
 INHERITED = [name for name in models.DECODERS if name not in REFUSED]
 ALWAYS = {
@@ -27,7 +28,7 @@ MATRIX = [
     pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow) for name in INHERITED
 ]
 TOLERANCE = {"rwkv": 1e-4}
-"""Of logits; rwkv halves its hidden states every few blocks, by their number, and its norms' eps shows."""
+"""Of logits; rwkv halves its states every few blocks, by number, and the eps of its norms shows."""
 
 
 def load_whole(model_type: str, folder: Path) -> PreTrainedModel:
@@ -42,7 +43,7 @@ def assert_bytes(plan: InheritancePlan, source: Path) -> None:
     found, whole = read_folder(plan.target), read_folder(source)
     prefix, slots = plan.block_prefix, dict(enumerate(plan.source_blocks))
     expected = {}
-    for key, raw in found.items():
+    for key in found:
         name = key
         if key.startswith(prefix) and key.removeprefix(prefix).split(".")[0].isdigit():
             slot, _, rest = key.removeprefix(prefix).partition(".")
@@ -119,3 +120,8 @@ def test_what_is_not_cut_is_refused_by_name(model_type: str) -> None:
     assert "\n" not in message
     assert refusal.value.exit_code == 2
     assert len(message) < 400
+
+
+def test_the_page_says_what_the_facts_say() -> None:
+    """`PYTHONPATH=src:tests python -m zoo.types.page` writes it."""
+    assert page.PAGE.read_text(encoding="utf-8") == page.page()

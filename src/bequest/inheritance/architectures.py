@@ -10,20 +10,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bequest.inheritance.depth_rules import (
+from bequest.inheritance.depth_limits import (
     AlwaysFirst,
-    BlockNumbers,
-    DepthRule,
-    ExpertRange,
     Follower,
     HomeOfShared,
     LastKind,
-    LeadingBlocks,
     NotOfKind,
     NumberInMath,
+    OnlyInLast,
+    SharedTail,
+)
+from bequest.inheritance.depth_rules import (
+    BlockNumbers,
+    DepthRule,
+    ExpertRange,
+    LeadingBlocks,
     NumbersInside,
     OfInitialization,
-    OnlyInLast,
     Period,
     PeriodAndOffset,
     PerLayerConfig,
@@ -33,7 +36,6 @@ from bequest.inheritance.depth_rules import (
     RootOfDepth,
     RunsOfKinds,
     SameAsDepth,
-    SharedTail,
     SparseStep,
     Superseded,
 )
@@ -69,7 +71,84 @@ def _facts(
     return Architecture(rules=(*rules, *added), prediction_blocks=predicts, packed=packed)
 
 
-_DEPTH_ALONE = ["apertus", "arcee", "aria_text", "biogpt", "bitnet", "bloom", "codegen", "cohere", "cpmant", "ctrl", "cwm", "dbrx", "doge", "ernie4_5", "falcon", "falcon_h1", "falcon_mamba", "flex_olmo", "gemma", "gemma2", "git", "glm", "glm4", "gpt_bigcode", "gpt_neox", "gpt_oss", "gptj", "granite", "granitemoe", "granitemoehybrid", "granitemoeshared", "helium", "hunyuan_v1_dense", "hy_v3", "hyperclovax", "internlm3", "iquestcoder", "jais2", "jetmoe", "kolibri1", "lfm3", "llama", "mamba", "mamba2", "mellum", "minimax_m2", "ministral", "ministral3", "mistral", "mixtral", "modernbert-decoder", "moshi", "mpt", "nanochat", "nemotron", "olmo", "olmo2", "olmo3", "olmo_hybrid", "olmoe", "openai-gpt", "opt", "persimmon", "phi", "phi3", "phi4_multimodal", "phimoe", "rwkv", "seed_oss", "stablelm", "starcoder2", "vaultgemma", "xglm", "xlnet", "youtu", "zaya"]
+_DEPTH_ALONE = [
+    "apertus",
+    "arcee",
+    "aria_text",
+    "biogpt",
+    "bitnet",
+    "bloom",
+    "codegen",
+    "cohere",
+    "cpmant",
+    "ctrl",
+    "cwm",
+    "dbrx",
+    "doge",
+    "ernie4_5",
+    "falcon",
+    "falcon_h1",
+    "falcon_mamba",
+    "flex_olmo",
+    "gemma",
+    "gemma2",
+    "git",
+    "glm",
+    "glm4",
+    "gpt_bigcode",
+    "gpt_neox",
+    "gpt_oss",
+    "gptj",
+    "granite",
+    "granitemoe",
+    "granitemoehybrid",
+    "granitemoeshared",
+    "helium",
+    "hunyuan_v1_dense",
+    "hy_v3",
+    "hyperclovax",
+    "internlm3",
+    "iquestcoder",
+    "jais2",
+    "jetmoe",
+    "kolibri1",
+    "lfm3",
+    "llama",
+    "mamba",
+    "mamba2",
+    "mellum",
+    "minimax_m2",
+    "ministral",
+    "ministral3",
+    "mistral",
+    "mixtral",
+    "modernbert-decoder",
+    "moshi",
+    "mpt",
+    "nanochat",
+    "nemotron",
+    "olmo",
+    "olmo2",
+    "olmo3",
+    "olmo_hybrid",
+    "olmoe",
+    "openai-gpt",
+    "opt",
+    "persimmon",
+    "phi",
+    "phi3",
+    "phi4_multimodal",
+    "phimoe",
+    "rwkv",
+    "seed_oss",
+    "stablelm",
+    "starcoder2",
+    "vaultgemma",
+    "xglm",
+    "xlnet",
+    "youtu",
+    "zaya",
+]
 """Types whose blocks follow from the depth and from `layer_types` and its like alone."""
 
 _NEXTN = "num_nextn_predict_layers"
@@ -180,24 +259,21 @@ ARCHITECTURES: dict[str, Architecture] = {
 """The facts by `model_type`, read in transformers 5.23's configurations and models."""
 
 NESTED: dict[str, str] = dict.fromkeys(
-    ["dots3_note", "emu3", "fuyu", "gemma3", "gemma4", "gemma4_unified", "got_ocr2", "llama4", "mllama", "moss_transcribe_diarize", "qwen3_5", "qwen3_5_moe", "qwen4_exp"],
+    [
+        "dots3_note",
+        "emu3",
+        "fuyu",
+        "gemma3",
+        "gemma4",
+        "gemma4_unified",
+        "got_ocr2",
+        "llama4",
+        "mllama",
+        "moss_transcribe_diarize",
+        "qwen3_5",
+        "qwen3_5_moe",
+        "qwen4_exp",
+    ],
     "text_config",
 )
 """Types whose decoder has a configuration of its own, and the field that holds it."""
-
-_OF_ANOTHER = "its blocks read keys and values that another model computed"
-REFUSED: dict[str, str] = {
-    "blt": "it has four stacks of blocks that work on different units (bytes and patches)",
-    "gemma3n": "its image tower needs timm, without which transformers cannot build it for the check",
-    "gemma4_assistant": _OF_ANOTHER,
-    "gemma4_unified_assistant": _OF_ANOTHER,
-    "hrm_text": "it runs two stacks of blocks several times each, so a block has no place in depth",
-    "inkling2_text": "parts of its blocks are stored under other names than the blocks themselves",
-    "zamba2": "adapters of each hybrid block are stored, by count, inside blocks that others share",
-}
-"""Decoders that cannot be cut correctly yet, and why."""
-
-ENCODER_DECODERS = ["bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "marian", "mbart", "musicgen", "musicgen_melody", "mvp", "pegasus", "plbart", "prophetnet", "trocr", "whisper"]
-"""Types of transformers' list of causal language models that read an encoder."""
-ENCODERS = ["bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie", "megatron-bert", "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "xlm", "xlm-roberta", "xlm-roberta-xl", "xmod"]
-"""Types of that list that are encoders, trained on masked language."""

@@ -14,15 +14,13 @@ from typing import Any
 from bequest.errors import UnsupportedModelError
 from bequest.inheritance.architectures import (
     ARCHITECTURES,
-    ENCODER_DECODERS,
-    ENCODERS,
     EVERYWHERE,
     NESTED,
-    REFUSED,
     Architecture,
 )
 from bequest.inheritance.blocks import BlockNames
 from bequest.inheritance.depth_rules import REMOVED, Changes
+from bequest.inheritance.refused_types import ENCODER_DECODERS, ENCODERS, REFUSED
 
 _TOKEN_FIELDS = ("_token_id", "_token_ids", "architectures")
 

@@ -20,8 +20,41 @@ from zoo.types.generic import GENERIC
 from zoo.types.hybrid import HYBRID
 from zoo.types.nested import NESTED
 
-ENCODER_DECODERS = ["bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "marian", "mbart", "musicgen", "musicgen_melody", "mvp", "pegasus", "plbart", "prophetnet", "trocr", "whisper"]
-ENCODERS = ["bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie", "megatron-bert", "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "xlm", "xlm-roberta", "xlm-roberta-xl", "xmod"]
+ENCODER_DECODERS = [
+    "bart",
+    "bigbird_pegasus",
+    "blenderbot",
+    "blenderbot-small",
+    "marian",
+    "mbart",
+    "musicgen",
+    "musicgen_melody",
+    "mvp",
+    "pegasus",
+    "plbart",
+    "prophetnet",
+    "trocr",
+    "whisper",
+]
+ENCODERS = [
+    "bert",
+    "bert-generation",
+    "big_bird",
+    "camembert",
+    "data2vec-text",
+    "electra",
+    "ernie",
+    "megatron-bert",
+    "rembert",
+    "roberta",
+    "roberta-prelayernorm",
+    "roc_bert",
+    "roformer",
+    "xlm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+]
 DECODERS = sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - {*ENCODER_DECODERS, *ENCODERS})
 OWN: dict[str, dict[str, Any]] = {**ATTENTION, **EXPERTS, **HYBRID, **NESTED}
 
@@ -31,7 +64,7 @@ def settings(model_type: str) -> dict[str, Any]:
     config_class = CONFIG_MAPPING[model_type]
     known = set(config_class.__dataclass_fields__)
     chosen = {name: value for name, value in GENERIC.items() if name in known}
-    own = {name: value for name, value in OWN.get(model_type, {}).items()}
+    own = dict(OWN.get(model_type, {}))
     text = getattr(config_class, "sub_configs", {}).get("text_config")
     if "text_config" in known:
         inner = own.get("text_config", {})
