@@ -111,6 +111,7 @@ CHOSEN: dict[str, tuple[int, ...]] = {
     "hy_v4": (0, 1, 2, 4),
     "jamba": (1, 2, 5, 6),
     "minimax": (1, 4),
+    "mllama": (0, 1, 3, 5),
     "zamba": (0, 1, 3, 4, 6),
 }
 """A selection that is not contiguous, where a type does not allow (0, 2, 3, 5)."""

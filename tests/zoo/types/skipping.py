@@ -28,7 +28,7 @@ def block_list(model: PreTrainedModel, path: str, depth: int) -> nn.ModuleList:
         module
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList)
-        and name.endswith("language_model.layers")
+        and name.endswith(("language_model.layers", "text_model.layers"))
         and len(module) == depth
     ]
     return renamed
@@ -49,6 +49,10 @@ def _pass_on(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
     hidden_states = args[0] if args else kwargs["hidden_states"]
     if isinstance(output, torch.Tensor):
         return hidden_states
+    if hasattr(output, "attn_output"):  # Reformer's blocks pass on two streams
+        return output._replace(
+            attn_output=kwargs["prev_attn_output"], hidden_states=kwargs["hidden_states"]
+        )
     given = dict(zip(inspect.signature(module.forward).parameters, args, strict=False)) | kwargs
     if "prev_router_hidden_states" in given:  # ZAYA's routers add up over the blocks
         return hidden_states, given["prev_router_hidden_states"]
