@@ -28,7 +28,7 @@ def block_list(model: PreTrainedModel, path: str, depth: int) -> nn.ModuleList:
         module
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList)
-        and name.endswith(("language_model.layers", "text_model.layers"))
+        and name.endswith((".language_model.layers", "text_model.layers", "model.layers"))
         and len(module) == depth
     ]
     return renamed
