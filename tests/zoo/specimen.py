@@ -70,7 +70,7 @@ def draw_weights(model: torch.nn.Module, seed: int) -> None:
     """
     persistent = set(model.state_dict())
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
-        if name not in persistent:
+        if name not in persistent or not tensor.is_floating_point():
             continue
         generator = torch.Generator().manual_seed(seed * 7919 + zlib.crc32(name.encode()))
         noise = torch.randn(tensor.shape, generator=generator)

@@ -8,119 +8,38 @@ and every block must come out as the block it was (`identity`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
-from bequest.errors import UnsupportedModelError
-
-Changes = dict[str, Any]
-"""Configuration fields with their new values; `REMOVED` for a field that goes."""
-
-REMOVED = object()
-
-
-class DepthRule(Protocol):
-    """How one fact of a configuration follows a selection of blocks."""
-
-    def cut(self, config: Any, selection: Sequence[int]) -> Changes:
-        """Return the fields that change.
-
-        Args:
-            config: the source's transformers configuration, defaults filled in.
-            selection: the blocks that are kept, in increasing order.
-        """
-        ...
-
-
-def is_prefix(selection: Sequence[int]) -> bool:
-    """Whether every kept block keeps its number."""
-    return list(selection) == list(range(len(selection)))
-
-
-@dataclass(frozen=True)
-class PerLayerList:
-    """A list with one entry a block: the same selection of it."""
-
-    field: str
-
-    def cut(self, config: Any, selection: Sequence[int]) -> Changes:
-        """Select the entries of the kept blocks; also where transformers filled in the list."""
-        values = getattr(config, self.field, None)
-        return {} if values is None else {self.field: [values[index] for index in selection]}
-
-
-@dataclass(frozen=True)
-class LeadingBlocks:
-    """A count k with which blocks below k are of one kind and the others of another."""
-
-    field: str
-
-    def cut(self, config: Any, selection: Sequence[int]) -> Changes:
-        """Count the kept blocks below k: exact, because a selection is in increasing order."""
-        count = getattr(config, self.field, None)
-        return {} if count is None else {self.field: sum(index < count for index in selection)}
-
-
-@dataclass(frozen=True)
-class Period:
-    """A period from which transformers makes a per-layer list that a `PerLayerList` writes out."""
-
-    field: str
-
-    def cut(self, config: Any, selection: Sequence[int]) -> Changes:
-        """Remove the period where the kept blocks no longer follow it."""
-        return {} if is_prefix(selection) else {self.field: REMOVED}
-
-
-@dataclass(frozen=True)
-class SparseStep:
-    """Experts in every n-th block, but not in the blocks of a list.
-
-    Source: `Qwen3MoeDecoderLayer`: block i has experts if i is not in `mlp_only_layers`,
-    `num_experts > 0` and `(i + 1) % decoder_sparse_step == 0`.
-    """
-
-    dense: str = "mlp_only_layers"
-    step: str = "decoder_sparse_step"
-
-    def cut(self, config: Any, selection: Sequence[int]) -> Changes:
-        """Renumber the list; where numbers move, let it name every dense block and the step be 1."""
-        dense, step = getattr(config, self.dense) or [], getattr(config, self.step)
-        if is_prefix(selection):
-            return {self.dense: [index for index in dense if index in selection]}
-        is_dense = [index in dense or (index + 1) % step != 0 for index in selection]
-        return {self.dense: [new for new, flag in enumerate(is_dense) if flag], self.step: 1}
-
-
-@dataclass(frozen=True)
-class NumberInMath:
-    """A switch that brings a block's number into what it computes."""
-
-    field: str
-
-    def cut(self, config: Any, selection: Sequence[int]) -> Changes:
-        """Change nothing; refuse a selection that gives a block another number."""
-        if getattr(config, self.field, False) and not is_prefix(selection):
-            raise UnsupportedModelError(
-                f"config.json field {self.field!r} is set, so a block's number is part of what it "
-                "computes; keep the first blocks, which keep their numbers."
-            )
-        return {}
-
-
-@dataclass(frozen=True)
-class PredictionBlocks:
-    """Multi-token-prediction blocks behind the decoder's: they are left out.
-
-    They predict from the last block's output; behind a cut they would have to be trained anew.
-    """
-
-    field: str
-
-    def cut(self, config: Any, selection: Sequence[int]) -> Changes:
-        """Set their count to 0."""
-        return {self.field: 0} if getattr(config, self.field, 0) else {}
+from bequest.inheritance.depth_limits import (
+    AlwaysFirst,
+    Follower,
+    HomeOfShared,
+    LastKind,
+    NotOfKind,
+    NumberInMath,
+    OnlyInLast,
+    SharedTail,
+)
+from bequest.inheritance.depth_rules import (
+    BlockNumbers,
+    DepthRule,
+    ExpertRange,
+    LeadingBlocks,
+    NumbersInside,
+    OfInitialization,
+    Period,
+    PeriodAndOffset,
+    PerLayerConfig,
+    PerLayerList,
+    PredictionBlocks,
+    RepeatedKinds,
+    RootOfDepth,
+    RunsOfKinds,
+    SameAsDepth,
+    SparseStep,
+    Superseded,
+)
+from bequest.inheritance.packed import Packed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,37 +50,230 @@ class Architecture:
     """What follows depth beyond `num_hidden_layers` and the lists that every type may have."""
     prediction_blocks: str | None = None
     """Field that counts blocks numbered beyond `num_hidden_layers`, which are left out."""
+    depth: str | None = None
+    """Field that counts the blocks, where it is not what transformers calls `num_hidden_layers`."""
+    packed: tuple[Packed, ...] = ()
+    """Tensors outside the blocks in which every block has a slice."""
 
 
-EVERYWHERE: tuple[DepthRule, ...] = (PerLayerList("layer_types"), PerLayerList("mlp_layer_types"))
-"""Lists that transformers accepts, and checks against the depth, in every configuration."""
+EVERYWHERE: tuple[DepthRule, ...] = (
+    PerLayerList("layer_types"),
+    PerLayerList("mlp_layer_types"),
+    PerLayerConfig(),
+)
+"""What transformers accepts, and checks against the depth, in every configuration."""
 
-_WINDOWED = Architecture(rules=(LeadingBlocks("max_window_layers"),))
-_PATTERNED = Architecture(rules=(Period("sliding_window_pattern"),))
+
+def _facts(
+    *rules: DepthRule, predicts: str | None = None, packed: tuple[Packed, ...] = ()
+) -> Architecture:
+    added = () if predicts is None else (PredictionBlocks(predicts),)
+    return Architecture(rules=(*rules, *added), prediction_blocks=predicts, packed=packed)
+
+
+_DEPTH_ALONE = [
+    "apertus",
+    "arcee",
+    "aria_text",
+    "biogpt",
+    "bitnet",
+    "bloom",
+    "codegen",
+    "cohere",
+    "cpmant",
+    "ctrl",
+    "cwm",
+    "dbrx",
+    "doge",
+    "ernie4_5",
+    "falcon",
+    "falcon_h1",
+    "falcon_mamba",
+    "flex_olmo",
+    "gemma",
+    "gemma2",
+    "git",
+    "glm",
+    "glm4",
+    "gpt_bigcode",
+    "gpt_neox",
+    "gpt_oss",
+    "gptj",
+    "granite",
+    "granitemoe",
+    "granitemoehybrid",
+    "granitemoeshared",
+    "helium",
+    "hunyuan_v1_dense",
+    "hy_v3",
+    "hyperclovax",
+    "internlm3",
+    "iquestcoder",
+    "jais2",
+    "jetmoe",
+    "kolibri1",
+    "lfm3",
+    "llama",
+    "mamba",
+    "mamba2",
+    "mellum",
+    "minimax_m2",
+    "ministral",
+    "ministral3",
+    "mistral",
+    "mixtral",
+    "modernbert-decoder",
+    "moshi",
+    "mpt",
+    "nanochat",
+    "nemotron",
+    "olmo",
+    "olmo2",
+    "olmo3",
+    "olmo_hybrid",
+    "olmoe",
+    "openai-gpt",
+    "opt",
+    "persimmon",
+    "phi",
+    "phi3",
+    "phi4_multimodal",
+    "phimoe",
+    "rwkv",
+    "seed_oss",
+    "stablelm",
+    "starcoder2",
+    "vaultgemma",
+    "xglm",
+    "xlnet",
+    "youtu",
+    "zaya",
+]
+"""Types whose blocks follow from the depth and from `layer_types` and its like alone."""
+
+_NEXTN = "num_nextn_predict_layers"
+_DENSE_FIRST = LeadingBlocks("first_k_dense_replace")
+_WINDOWED = LeadingBlocks("max_window_layers")
+_GPT2 = _facts(NumberInMath("scale_attn_by_inverse_layer_idx"))
+_DEEPSEEK = _facts(_DENSE_FIRST, predicts=_NEXTN)
+_TYPES_FROM_COUNT = _facts(Superseded("first_k_dense_replace"), Superseded("moe_layer_freq"))
+_INTERVAL = Superseded("full_attention_interval")
+_PATTERN = Superseded("sliding_window_pattern")
+_SHARED_INDEX = Follower("indexer_types", leader="full", follower="shared")
+_GEMMA4 = (SharedTail(), LastKind("layer_types", "full_attention"))
+_PER_LAYER_EMBEDDINGS = (
+    Packed("embed_tokens_per_layer.weight", axis=1),
+    Packed("per_layer_model_projection.weight", axis=0),
+)
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "deepseek_v3": Architecture(
-        rules=(
-            LeadingBlocks("first_k_dense_replace"),
-            PredictionBlocks("num_nextn_predict_layers"),
-        ),
-        prediction_blocks="num_nextn_predict_layers",
+    **{model_type: Architecture() for model_type in _DEPTH_ALONE},
+    "afmoe": _facts(LeadingBlocks("num_dense_layers"), Period("global_attn_every_n_layers")),
+    "axk1": _TYPES_FROM_COUNT,
+    "axk2": _TYPES_FROM_COUNT,
+    "bailing_hybrid": _facts(_DENSE_FIRST, predicts=_NEXTN),
+    "bamba": _facts(BlockNumbers("attn_layer_indices")),
+    "beam": _facts(AlwaysFirst("how its output is scaled before it is added")),
+    "cohere2": _facts(_PATTERN),
+    "cohere2_moe": _facts(Superseded("first_k_dense_replace")),
+    "cohere_compass_text": _facts(_PATTERN),
+    "deepseek_v2": _facts(_DENSE_FIRST),
+    "deepseek_v3": _DEEPSEEK,
+    "deepseek_v32": _DEEPSEEK,
+    "deepseek_v4": _facts(Superseded("compress_ratios"), Superseded("num_hash_layers")),
+    "diffllama": _facts(AlwaysFirst("its lambda_init")),
+    "dots1": _facts(_DENSE_FIRST, _WINDOWED),
+    "dots3_note_text": _TYPES_FROM_COUNT,
+    "ernie4_5_moe": _facts(ExpertRange()),
+    "emu3_text_model": Architecture(),
+    "exaone4": _facts(Period("sliding_window_pattern")),
+    "exaone_moe": _facts(_DENSE_FIRST, Period("sliding_window_pattern")),
+    "flint": _facts(SparseStep()),
+    "gemma3_text": _facts(Period("sliding_window_pattern")),
+    "gemma3n_text": _facts(
+        SharedTail(),
+        PerLayerList("intermediate_size"),
+        PerLayerList("activation_sparsity_pattern"),
+        packed=_PER_LAYER_EMBEDDINGS,
     ),
-    "gemma2": Architecture(),
-    "gemma3_text": _PATTERNED,
-    "gpt2": Architecture(rules=(NumberInMath("scale_attn_by_inverse_layer_idx"),)),
-    "gpt_neox": Architecture(),
-    "llama": Architecture(),
-    "mistral": Architecture(),
-    "mixtral": Architecture(),
-    "olmo3": Architecture(),
-    "opt": Architecture(),
-    "phi3": Architecture(),
-    "qwen2": _WINDOWED,
-    "qwen3": _WINDOWED,
-    "qwen3_moe": Architecture(rules=(LeadingBlocks("max_window_layers"), SparseStep())),
-    "smollm3": Architecture(
-        rules=(PerLayerList("no_rope_layers"), Period("no_rope_layer_interval"))
+    "gemma4_text": _facts(*_GEMMA4, packed=_PER_LAYER_EMBEDDINGS),
+    "gemma4_unified_text": _facts(*_GEMMA4),
+    "glm4_moe": _DEEPSEEK,
+    "glm4_moe_lite": _DEEPSEEK,
+    "glm_moe_dsa": _facts(
+        _DENSE_FIRST, _SHARED_INDEX, Superseded("index_topk_pattern"), predicts=_NEXTN
     ),
+    "gpt2": _GPT2,
+    "gpt-sw3": _GPT2,
+    "gpt_neo": _facts(RunsOfKinds("attention_types", "attention_layers")),
+    "gpt_neox_japanese": _facts(OnlyInLast("a bias behind its attention")),
+    "granite_swa": _facts(PerLayerList("layer_rope_theta")),
+    "granitemoe_swa": _facts(PerLayerList("layer_rope_theta")),
+    "hunyuan_v1_moe": _facts(PerLayerList("num_experts"), PerLayerList("moe_topk")),
+    "hy_v4": _facts(_SHARED_INDEX),
+    "inkling_text": _facts(BlockNumbers("local_layer_ids")),
+    "jamba": _facts(
+        PeriodAndOffset("attn_layer_period", "attn_layer_offset"),
+        PeriodAndOffset("expert_layer_period", "expert_layer_offset"),
+    ),
+    "kimi_linear": _facts(
+        NumbersInside("linear_attn_config", ("full_attn_layers", "kda_layers"), first=1),
+        _DENSE_FIRST,
+    ),
+    "laguna": _facts(PerLayerList("num_attention_heads_per_layer")),
+    "lfm2": _facts(BlockNumbers("full_attn_idxs")),
+    "lfm2_moe": _facts(LeadingBlocks("num_dense_layers")),
+    "llama4_text": _facts(
+        PerLayerList("no_rope_layers"),
+        Period("no_rope_layer_interval"),
+        BlockNumbers("moe_layers"),
+        Period("interleave_moe_layer_step"),
+    ),
+    "longcat_flash": Architecture(depth="num_layers"),
+    "mimo_v2_flash": _facts(Superseded("hybrid_layer_pattern"), Superseded("moe_layer_freq")),
+    "minicpm3": _facts(RootOfDepth("scale_depth")),
+    "minimax": _facts(NotOfKind("layer_types", "linear_attention", "the decay")),
+    "minimax_m3_vl_text": _facts(
+        Superseded("moe_layer_freq"), Superseded("sparse_attention_config")
+    ),
+    "mllama_text_model": _facts(BlockNumbers("cross_attention_layers")),
+    "nemotron_h": _facts(Superseded("hybrid_override_pattern")),
+    "qwen2": _facts(_WINDOWED),
+    "qwen2_moe": _facts(_WINDOWED, SparseStep()),
+    "qwen3": _facts(_WINDOWED),
+    "qwen3_5_moe_text": _facts(_INTERVAL),
+    "qwen3_5_text": _facts(_INTERVAL),
+    "qwen3_moe": _facts(_WINDOWED, SparseStep()),
+    "qwen3_next": _facts(SparseStep(), _INTERVAL),
+    "qwen4_exp_text": _facts(BlockNumbers("ple_layer_ids", first=1), _INTERVAL),
+    "recurrent_gemma": _facts(
+        RepeatedKinds("block_types"),
+        OfInitialization("final_w_init_variance_scale", 2.0),
+    ),
+    "reformer": _facts(PerLayerList("attn_layers")),
+    "smollm3": _facts(PerLayerList("no_rope_layers"), Period("no_rope_layer_interval")),
+    "solar_open": _DEEPSEEK,
+    "xlstm": _facts(SameAsDepth("num_blocks")),
+    "zamba": _facts(HomeOfShared("layers_block_type", "hybrid")),
 }
 """The facts by `model_type`, read in transformers 5.23's configurations and models."""
+
+NESTED: dict[str, str] = dict.fromkeys(
+    [
+        "dots3_note",
+        "emu3",
+        "fuyu",
+        "gemma3",
+        "gemma4",
+        "gemma4_unified",
+        "got_ocr2",
+        "llama4",
+        "mllama",
+        "moss_transcribe_diarize",
+        "qwen3_5",
+        "qwen3_5_moe",
+        "qwen4_exp",
+    ],
+    "text_config",
+)
+"""Types whose decoder has a configuration of its own, and the field that holds it."""

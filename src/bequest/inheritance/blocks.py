@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from bequest.errors import CheckpointError, UnsupportedModelError
 
+_TOWERS = ("vision", "visual", "image", "audio", "vq", "depth_decoder", "projector")
+"""Words in the names of a multimodal model's other lists of blocks."""
 _NUMBERED = re.compile(r"(?P<prefix>(?:[^.]+\.)*?)(?P<index>\d+)\.(?P<rest>.+)")
 
 
@@ -32,6 +34,11 @@ class BlockNames:
     def join(self, block: int, rest: str) -> str:
         """Return the key of a block's tensor."""
         return f"{self.prefix}{block}.{rest}"
+
+
+def is_tower(name: str) -> bool:
+    """Whether a list of modules is, by its name, a multimodal model's but not its decoder's."""
+    return any(word in name for word in _TOWERS)
 
 
 def find_blocks(names: Iterable[str], num_hidden_layers: int, *, model: str) -> BlockNames:
@@ -69,10 +76,13 @@ def find_blocks(names: Iterable[str], num_hidden_layers: int, *, model: str) -> 
             f"states num_hidden_layers = {num_hidden_layers}."
         )
     if len(candidates) > 1:
+        # The towers of a multimodal model may be as deep as its decoder.
+        candidates = [prefix for prefix in candidates if not is_tower(prefix)] or candidates
+    prefix = candidates[0]
+    if len(candidates) > 1:
         raise UnsupportedModelError(
             f"{model} has several lists of {num_hidden_layers} blocks ({', '.join(candidates)}), "
             "and bequest cannot tell which is the decoder's."
         )
-    prefix = candidates[0]
     extra = sorted(numbers[prefix] - wanted)
     return BlockNames(prefix=prefix, num_blocks=num_hidden_layers, num_extra=len(extra))

@@ -15,7 +15,7 @@ from bequest.checkpoints.model_card import write_model_card
 from bequest.checkpoints.publish import staged_folder
 from bequest.checkpoints.shards import write_shards
 from bequest.checkpoints.verify import verify_loadable
-from bequest.inheritance.config_cut import read_config, write_config
+from bequest.inheritance.config_cut import depth_of, model_class, read_config, write_config
 from bequest.inheritance.identity import build_on_meta, compare_blocks, find_block_modules
 from bequest.inheritance.plan import InheritancePlan
 from bequest.inheritance.selection import describe_layers
@@ -65,7 +65,12 @@ def verify(plan: InheritancePlan) -> None:
         code = (plan.home.folder, [path for path in plan.companions if path.suffix == ".py"])
     with tempfile.TemporaryDirectory(prefix="bequest-") as folder:
         result = verify_loadable(
-            plan.shards, plan.config, Path(folder), model=f"the model for {plan.target}", code=code
+            plan.shards,
+            plan.config,
+            Path(folder),
+            model=f"the model for {plan.target}",
+            model_class=model_class(plan.config),
+            code=code,
         )
     if plan.trust_remote_code:
         from transformers import AutoConfig
@@ -73,10 +78,14 @@ def verify(plan: InheritancePlan) -> None:
         config = AutoConfig.from_pretrained(source.folder, trust_remote_code=True)
     else:
         config = read_config(source.config, model=source.location.name)
-    reference = build_on_meta(config, trust_remote_code=plan.trust_remote_code)
+    reference = build_on_meta(
+        config,
+        model_class=model_class(source.config),
+        trust_remote_code=plan.trust_remote_code,
+    )
     compare_blocks(
-        find_block_modules(reference, plan.block_prefix),
-        find_block_modules(result, plan.block_prefix),
+        find_block_modules(reference, plan.block_prefix, depth_of(config)),
+        find_block_modules(result, plan.block_prefix, plan.num_layers),
         plan.source_blocks,
         model=source.location.name,
     )
@@ -85,7 +94,7 @@ def verify(plan: InheritancePlan) -> None:
 def summary(plan: InheritancePlan) -> Section:
     """Return what a plan makes, beside its home, as a table."""
     home = plan.home
-    depth = read_config(home.config, model=home.location.name).num_hidden_layers
+    depth = depth_of(read_config(home.config, model=home.location.name))
     return Section(
         title=f"{plan.operation}: {plan.target.name}",
         type="table",

@@ -15,11 +15,12 @@ from bequest.errors import UnsupportedModelError
 from bequest.inheritance.architectures import (
     ARCHITECTURES,
     EVERYWHERE,
-    REMOVED,
+    NESTED,
     Architecture,
-    Changes,
 )
 from bequest.inheritance.blocks import BlockNames
+from bequest.inheritance.depth_rules import REMOVED, Changes
+from bequest.inheritance.refused_types import ENCODER_DECODERS, ENCODERS, REFUSED
 
 _TOKEN_FIELDS = ("_token_id", "_token_ids", "architectures")
 
@@ -54,17 +55,30 @@ def require_decoder(config: Mapping[str, Any], *, model: str) -> Architecture:
             f"{model} is quantized (quantization_config in config.json); cut the unquantized model "
             "and quantize the result."
         )
+    if model_type in REFUSED:
+        raise UnsupportedModelError(
+            f"{model} has model_type {model_type!r}, which bequest does not cut: {REFUSED[model_type]}."
+        )
+    if model_type in NESTED:
+        model_type = _inner_type(config, NESTED[model_type], model)
     if model_type in ARCHITECTURES:
         return ARCHITECTURES[model_type]
-    known = ", ".join(sorted(ARCHITECTURES))
+    kind = {
+        **dict.fromkeys(ENCODER_DECODERS, "reads an encoder"),
+        **dict.fromkeys(ENCODERS, "is an encoder, trained on masked language"),
+    }.get(model_type)
+    if kind is not None:
+        raise UnsupportedModelError(
+            f"{model} has model_type {model_type!r}, which {kind}; bequest cuts decoders only."
+        )
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UnsupportedModelError(
             f"{model} has model_type {model_type!r}, which is no causal language model of the "
-            f"installed transformers; bequest cuts {known}."
+            "installed transformers; bequest cuts those that docs/architectures.md lists."
         )
     raise UnsupportedModelError(
-        f"{model} has model_type {model_type!r}, whose ties to depth bequest does not know yet; "
-        f"it cuts {known}."
+        f"{model} has model_type {model_type!r}, whose ties to depth bequest does not know yet; it "
+        "cuts the types that docs/architectures.md lists."
     )
 
 
@@ -77,7 +91,9 @@ def read_config(config: Mapping[str, Any], *, model: str) -> Any:
     from transformers import CONFIG_MAPPING
 
     try:
-        return CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
+        config_class = CONFIG_MAPPING[config["model_type"]]
+        # Infinity is no number in JSON; transformers writes it as an object.
+        return config_class.from_dict(config_class._decode_special_floats(dict(config)))
     except Exception as error:  # Its strict validation raises errors of many kinds.
         reason = " ".join(str(error).split())
         raise UnsupportedModelError(
@@ -105,8 +121,51 @@ def kept_in_float32(config: Any, dtype: str | None) -> tuple[str, ...]:
     return tuple(sorted(kept))
 
 
+def decoder_config(config: Any) -> Any:
+    """Return the part of a transformers configuration that describes the decoder."""
+    field = NESTED.get(config.model_type)
+    return config if field is None else getattr(config, field)
+
+
+def depth_of(config: Any) -> int:
+    """Return how many blocks a transformers configuration states."""
+    decoder = decoder_config(config)
+    return int(getattr(decoder, depth_field(decoder)))
+
+
+def model_class(config: Mapping[str, Any]) -> str:
+    """Return the class of transformers that a configuration's checkpoint is loaded with.
+
+    A nested decoder has a class of its own that would leave the other towers' weights unread; the
+    class that the checkpoint names reads them all.
+    """
+    import transformers
+
+    named = config.get("architectures")
+    if config.get("model_type") in NESTED and isinstance(named, list) and len(named) == 1:
+        found = getattr(transformers, str(named[0]), None)
+        if (
+            getattr(found, "config_class", None)
+            is transformers.CONFIG_MAPPING[config["model_type"]]
+        ):
+            return str(named[0])
+    return "AutoModelForCausalLM"
+
+
+def _inner_type(config: Mapping[str, Any], field: str, model: str) -> str:
+    if not isinstance(config.get(field), dict):
+        raise UnsupportedModelError(
+            f"{model} has no {field} in config.json, where a {config['model_type']} model states its "
+            "decoder."
+        )
+    return str(getattr(read_config(config, model=model), field).model_type)
+
+
 def depth_field(config: Any) -> str:
-    """Return the name under which a configuration stores `num_hidden_layers`, such as `n_layer`."""
+    """Return the name under which a configuration stores the number of blocks, such as `n_layer`."""
+    facts = ARCHITECTURES.get(config.model_type)
+    if facts is not None and facts.depth is not None:
+        return facts.depth
     return str(getattr(config, "attribute_map", {}).get("num_hidden_layers", "num_hidden_layers"))
 
 
@@ -127,17 +186,37 @@ def cut_config(
     Raises:
         UnsupportedModelError: a field that may be tied to depth is not known to be.
     """
-    source = read_config(config, model=model)
+    field = NESTED.get(config["model_type"])
+    whole = read_config(config, model=model)
+    if field is not None:
+        inner, changes = _cut(config[field], getattr(whole, field), selection, architecture, model)
+        result = {**config, field: inner}
+        after = read_config(result, model=f"the cut of {model}")
+        _compare(getattr(whole, field), getattr(after, field), changes, model)
+        _compare(whole, after, {field: after.to_dict()[field]}, model)
+        shown = {name: None if value is REMOVED else value for name, value in changes.items()}
+        return result, {field: shown}
+    result, changes = _cut(config, whole, selection, architecture, model)
+    _compare(whole, read_config(result, model=f"the cut of {model}"), changes, model)
+    return result, changes
+
+
+def _cut(
+    config: Mapping[str, Any],
+    source: Any,
+    selection: Sequence[int],
+    architecture: Architecture,
+    model: str,
+) -> tuple[dict[str, Any], Changes]:
     changes: Changes = {depth_field(source): len(selection)}
     for rule in (*EVERYWHERE, *architecture.rules):
         changes.update(rule.cut(source, selection))
-    _refuse_unknown_lists(config, source.num_hidden_layers, changes, model)
+    _refuse_unknown_lists(config, getattr(source, depth_field(source)), changes, model)
     result = {name: value for name, value in config.items() if changes.get(name) is not REMOVED}
     result.update({name: value for name, value in changes.items() if value is not REMOVED})
     # An alias of the depth field, if the JSON uses one, would contradict the new value.
     if depth_field(source) != "num_hidden_layers":
         result.pop("num_hidden_layers", None)
-    _compare(source, read_config(result, model=f"the cut of {model}"), changes, model)
     return result, changes
 
 

@@ -24,11 +24,13 @@ from bequest.inheritance.build import build
 from bequest.inheritance.config_cut import (
     cut_config,
     depth_field,
+    depth_of,
     kept_in_float32,
     read_config,
     refuse_extra_blocks,
     require_decoder,
 )
+from bequest.inheritance.packed import Packed, Part, find_packed, plan_packed
 from bequest.inheritance.plan import (
     InheritancePlan,
     in_byte_order,
@@ -177,7 +179,8 @@ def plan_grow(config: GrowConfig) -> InheritancePlan:
     )
     grown_config = _grown_config(student, teacher, blocks, own.num_blocks)
     kept = kept_in_float32(read_config(grown_config, model="the result"), config.dtype)
-    planned = _tensors(student, teacher, own, taught, blocks, config.dtype, kept)
+    packed = require_decoder(student.config, model=student.location.name).packed
+    planned = _tensors(student, teacher, own, taught, blocks, config.dtype, kept, packed)
     plan = InheritancePlan(
         operation="grow",
         target=target,
@@ -207,7 +210,7 @@ def _names_of_blocks(
     for checkpoint in (student, teacher):
         name = checkpoint.location.name
         architecture = require_decoder(checkpoint.config, model=name)
-        depth = read_config(checkpoint.config, model=name).num_hidden_layers
+        depth = depth_of(read_config(checkpoint.config, model=name))
         blocks = find_blocks(checkpoint.tensors, depth, model=name)
         notes += refuse_extra_blocks(blocks, architecture, checkpoint.config, model=name)
         names.append(blocks)
@@ -251,6 +254,7 @@ def _tensors(
     blocks: Sequence[int],
     dtype: str | None,
     kept: tuple[str, ...],
+    packed: tuple[Packed, ...],
 ) -> list[PlannedTensor]:
     planned = []
     dtype_of: dict[str, str] = {}
@@ -261,6 +265,16 @@ def _tensors(
         stored = target_dtype(entry.dtype, dtype, name, kept)
         if place is not None:
             dtype_of[place[1]] = stored
+        kind = find_packed(name, packed)
+        if kind is not None and name in teacher.tensors:
+            depth = own.num_blocks
+            parts = [
+                Part(entry, depth, tuple(range(depth))),
+                Part(teacher.tensors[name], taught.num_blocks, tuple(blocks[depth:])),
+            ]
+            location = teacher.location.name
+            planned.append(plan_packed(name, kind, parts, stored, model=location))
+            continue
         planned.append(PlannedTensor(name=name, dtype=stored, shape=entry.shape, source=entry))
     # A kind of tensor that the student's blocks lack takes the dtype that most of theirs have.
     floats = Counter(stored for stored in dtype_of.values() if dtypes.is_float(stored))

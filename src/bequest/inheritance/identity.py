@@ -12,40 +12,57 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bequest.errors import UnsupportedModelError
+from bequest.inheritance.blocks import is_tower
 
 if TYPE_CHECKING:
     from torch import nn
 
 _NUMBERS_OF_BLOCK = {"layer_idx", "layer_id", "layer_index", "layer_number", "block_idx"}
 """Attributes that only tell a block its place, for the key-value cache."""
+_LISTS_OF_ALL_BLOCKS = {"attention_layers", "attn_layers"}
+"""Attributes with an entry for every block, of which a block picked its own when it was built."""
+_FOR_OTHERS = {"store_full_length_kv"}
+"""Attributes that tell what a block keeps for later ones, not what it computes (`SharedTail`)."""
 _STATE_OF_LOADING = {"_is_hf_initialized"}
 """Attributes that tell how a model was loaded, not what it computes."""
 _SIMPLE = (bool, int, float, str, type(None))
 
 
-def build_on_meta(config: Any, *, trust_remote_code: bool = False) -> nn.Module:
+def build_on_meta(
+    config: Any, *, model_class: str = "AutoModelForCausalLM", trust_remote_code: bool = False
+) -> nn.Module:
     """Build a causal language model without memory for its parameters.
 
     Args:
         config: a transformers configuration.
+        model_class: the class of transformers that loads it.
         trust_remote_code: build it by the code of its own that the configuration names.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    import transformers
 
+    if model_class != "AutoModelForCausalLM":
+        with torch.device("meta"):
+            named: nn.Module = getattr(transformers, model_class)._from_config(
+                config, dtype=torch.float32
+            )
+        return named
     with torch.device("meta"):
-        model: nn.Module = AutoModelForCausalLM.from_config(
+        model: nn.Module = transformers.AutoModelForCausalLM.from_config(
             config, dtype=torch.float32, trust_remote_code=trust_remote_code
         )
     return model
 
 
-def find_block_modules(model: nn.Module, prefix: str) -> nn.ModuleList:
+def find_block_modules(
+    model: nn.Module, prefix: str, num_blocks: int | None = None
+) -> nn.ModuleList:
     """Return a model's list of blocks by the name it has in a checkpoint's keys.
 
     Args:
         model: a causal language model.
         prefix: such as "model.layers." or, from a headless checkpoint, "h.".
+        num_blocks: how many there are, for a model that renames its checkpoint's keys.
 
     Raises:
         UnsupportedModelError: no list of modules has that name.
@@ -56,6 +73,17 @@ def find_block_modules(model: nn.Module, prefix: str) -> nn.ModuleList:
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and f".{name}".endswith(wanted):
             return module
+    last = f".{prefix.rstrip('.').rpartition('.')[2]}"
+    renamed = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList)
+        and len(module) == num_blocks
+        and f".{name}".endswith(last)
+        and not is_tower(name)
+    ]
+    if len(renamed) == 1:
+        return renamed[0]
     raise UnsupportedModelError(
         f"{type(model).__name__} has no list of blocks called {prefix.rstrip('.')!r}."
     )
@@ -89,7 +117,8 @@ def _signature(block: nn.Module) -> dict[str, Any]:
     from torch import nn
 
     facts: dict[str, Any] = {}
-    ignored = vars(nn.Module()).keys() | _NUMBERS_OF_BLOCK | _STATE_OF_LOADING
+    ignored = vars(nn.Module()).keys() | _NUMBERS_OF_BLOCK | _LISTS_OF_ALL_BLOCKS
+    ignored |= _FOR_OTHERS | _STATE_OF_LOADING
     for path, module in block.named_modules():
         place = f"{path}." if path else ""
         facts[f"{place}class"] = type(module).__qualname__

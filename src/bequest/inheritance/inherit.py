@@ -15,17 +15,19 @@ from bequest.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from bequest.checkpoints.publish import check_target, require_space
 from bequest.checkpoints.shards import PlannedTensor, plan_shards, target_dtype, with_dtype
 from bequest.checkpoints.verify import require_trust
-from bequest.inheritance.architectures import REMOVED, is_prefix
 from bequest.inheritance.blocks import BlockNames, find_blocks
 from bequest.inheritance.build import build
 from bequest.inheritance.config_cut import (
     cut_config,
     depth_field,
+    depth_of,
     kept_in_float32,
     read_config,
     refuse_extra_blocks,
     require_decoder,
 )
+from bequest.inheritance.depth_rules import REMOVED, is_prefix
+from bequest.inheritance.packed import Packed, Part, find_packed, plan_packed
 from bequest.inheritance.plan import (
     InheritancePlan,
     in_byte_order,
@@ -137,14 +139,16 @@ def _plan(config: InheritConfig, checkpoint: Checkpoint) -> InheritancePlan:
     )
     architecture = require_decoder(checkpoint.config, model=name)
     read = read_config(checkpoint.config, model=name)
-    depth = read.num_hidden_layers
+    depth = depth_of(read)
     selection = select_layers(config.layers, depth)
     blocks = find_blocks(checkpoint.tensors, depth, model=name)
     notes = refuse_extra_blocks(blocks, architecture, checkpoint.config, model=name)
     cut, changes = cut_config(checkpoint.config, selection, architecture, model=name)
     changes.pop(depth_field(read), None)
     kept = kept_in_float32(read, config.dtype)
-    planned = cut_tensors(checkpoint, blocks, selection, config.dtype, kept)
+    planned = cut_tensors(
+        checkpoint, blocks, selection, config.dtype, kept, packed=architecture.packed
+    )
     if config.reinit:
         from bequest.inheritance.reinit import reinitialized
 
@@ -184,6 +188,8 @@ def cut_tensors(
     selection: Sequence[int],
     dtype: str | None,
     kept: tuple[str, ...],
+    *,
+    packed: tuple[Packed, ...] = (),
 ) -> list[PlannedTensor]:
     """Plan every tensor outside the blocks and those of the selected blocks, renumbered.
 
@@ -193,6 +199,7 @@ def cut_tensors(
         selection: the blocks that are kept.
         dtype: dtype of the result's floats, or None.
         kept: parts of keys whose tensors keep their own dtype.
+        packed: tensors outside the blocks in which every block has a slice.
     """
     new_number = {old: new for new, old in enumerate(selection)}
     planned = []
@@ -202,10 +209,17 @@ def cut_tensors(
             if place[0] not in new_number:
                 continue
             name = blocks.join(new_number[place[0]], place[1])
+        stored = target_dtype(entry.dtype, dtype, name, kept)
+        kind = find_packed(name, packed)
+        if kind is not None:
+            part = Part(entry, blocks.num_blocks, tuple(selection))
+            model = checkpoint.location.name
+            planned.append(plan_packed(name, kind, [part], stored, model=model))
+            continue
         planned.append(
             PlannedTensor(
                 name=name,
-                dtype=target_dtype(entry.dtype, dtype, name, kept),
+                dtype=stored,
                 shape=entry.shape,
                 source=entry,
             )

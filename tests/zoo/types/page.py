@@ -1,0 +1,99 @@
+"""docs/architectures.md, made from the facts: `PYTHONPATH=src:tests python -m zoo.types.page`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from bequest.inheritance import depth_limits as limits
+from bequest.inheritance import depth_rules as rules
+from bequest.inheritance.architectures import (
+    ARCHITECTURES,
+    NESTED,
+)
+from bequest.inheritance.refused_types import ENCODER_DECODERS, ENCODERS, REFUSED
+
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "architectures.md"
+
+_SENTENCES: dict[type[Any], str] = {
+    limits.AlwaysFirst: "**first blocks only**: a block's number decides {what}",
+    rules.BlockNumbers: "the block numbers in `{field}`",
+    rules.ExpertRange: "`{interval}`, `{start}` and `{end}`, where some interval fits",
+    limits.Follower: "`{field}`; a {follower!r} block must keep the {leader!r} block it reads",
+    limits.HomeOfShared: "**the first {kind} block must stay**: it stores what they all share",
+    limits.LastKind: "**the last block must be {kind!r}** in `{field}`",
+    rules.LeadingBlocks: "the count `{field}`",
+    limits.NotOfKind: "**no {kind!r} blocks**: the depth decides {what}",
+    limits.NumberInMath: "**first blocks only** where `{field}` is set",
+    rules.NumbersInside: "the block numbers in `{field}`",
+    rules.OfInitialization: "`{field}`, which only new weights read",
+    limits.OnlyInLast: "**the last block must stay last**: only it has {what}",
+    rules.Period: "`{field}` goes where the blocks no longer follow it",
+    rules.PeriodAndOffset: "`{period}` and `{offset}`, where some period fits",
+    rules.PerLayerList: "the list `{field}`",
+    rules.PredictionBlocks: "`{field}`: prediction blocks are left out",
+    rules.RepeatedKinds: "the repeated list `{field}`",
+    rules.RootOfDepth: "`{field}`, which is divided by the root of the depth",
+    rules.RunsOfKinds: "the runs in `{field}`",
+    rules.SameAsDepth: "`{field}`, the depth again",
+    limits.SharedTail: "`{field}`; a block that reads another's keys must keep that one",
+    rules.SparseStep: "`{dense}` and `{step}`",
+    rules.Superseded: "`{field}` gives way to the list it stands for",
+}
+
+_OPENING = """# Which architectures are cut
+
+Made from the facts in `src/bequest/inheritance/architectures.py` by `zoo.types.page`; a test holds it
+equal to them. Another test cuts a tiny model of each inherited type, to its first half and to blocks
+that do not follow one another, and holds both to the whole model with the other blocks skipped:
+logits, and every tensor's bytes. `bequest grow` then makes the whole again from the half, byte for
+byte.
+
+In every type the depth, `layer_types`, `mlp_layer_types` and `per_layer_config` follow the blocks.
+The table says what else does. Bold is a limit: another selection is refused with a sentence.
+"""
+
+
+def page() -> str:
+    """Return the page's text."""
+    decoders = sorted({*ARCHITECTURES, *NESTED} & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
+    refused = sorted(REFUSED)
+    others = [*ENCODER_DECODERS, *ENCODERS]
+    total = len(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    lines = [
+        _OPENING,
+        f"Of the {total} types in transformers' list of causal language models, {len(decoders)} "
+        f"are cut, {len(refused)} decoders are refused, and {len(others)} are no decoders.\n",
+        "## Inherited\n",
+        "| model_type | what else follows the blocks |\n|---|---|",
+        *(f"| {model_type} | {_facts(model_type)} |" for model_type in decoders),
+        "\n## Refused, and why\n",
+        "| model_type | reason |\n|---|---|",
+        *(f"| {model_type} | {REFUSED[model_type]} |" for model_type in refused),
+        "\n## No decoders\n",
+        f"They read an encoder: {', '.join(ENCODER_DECODERS)}.\n",
+        f"They are encoders, trained on masked language: {', '.join(ENCODERS)}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _facts(model_type: str) -> str:
+    if model_type in NESTED:
+        field = NESTED[model_type]
+        config_class = CONFIG_MAPPING[model_type]
+        inner = getattr(config_class(), field).model_type
+        own = f" (such as {inner})" if inner else ""
+        return f"the decoder in `{field}`{own} is cut, the other towers are kept byte for byte"
+    facts = ARCHITECTURES[model_type]
+    said = [_SENTENCES[type(rule)].format(**vars(rule)) for rule in facts.rules]
+    if facts.depth is not None:
+        said.append(f"`{facts.depth}` counts the blocks")
+    said += [f"every block's slice of `{packed.ending}`" for packed in facts.packed]
+    return "; ".join(said) or "nothing"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
