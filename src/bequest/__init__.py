@@ -19,6 +19,7 @@ _HOME_OF = {
     "WeightAverages": "bequest.averaging.live",
     "WeightAveragingCallback": "bequest.training.averaging_callback",
     "average_checkpoints": "bequest.averaging.average",
+    "diagnose": "bequest.inheritance.diagnose",
     "flow_weights": "bequest.weighting.schemes",
     "grow": "bequest.inheritance.grow",
     "inherit": "bequest.inheritance.inherit",
@@ -36,6 +37,7 @@ __all__ = [
     "WeightAveragingCallback",
     "__version__",
     "average_checkpoints",
+    "diagnose",
     "flow_weights",
     "grow",
     "inherit",
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
         StochasticWeightAverage,
     )
     from bequest.errors import BequestError
+    from bequest.inheritance.diagnose import diagnose
     from bequest.inheritance.grow import grow
     from bequest.inheritance.inherit import inherit
     from bequest.losses.linear_cross_entropy import weighted_linear_cross_entropy

@@ -18,6 +18,7 @@ from bequest.errors import BequestError
 COMMANDS = {
     "inherit": "cut a smaller model out of a bigger one",
     "grow": "append the teacher's next blocks to a student",
+    "diagnose": "see which blocks' attention has collapsed, and how deep to inherit",
     "average": "average checkpoints of a training run",
     "score": "weigh a data set's samples by their loss under the pre-trained model",
     "lineage": "print where a model came from, and verify its files",
