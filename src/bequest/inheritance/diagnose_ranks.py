@@ -5,6 +5,9 @@ Source: "When Attention Collapses" (Inheritune, arXiv 2404.08634 v4, section 2).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -27,7 +30,8 @@ def attention_rank(attention: Tensor, threshold: float = 0.90) -> Tensor:
         int64, the leading dimensions.
     """
     matrices = attention.to("cpu", torch.float64)
-    powers = torch.linalg.eigvalsh(matrices @ matrices.mT).flip(-1)
+    with _one_thread():
+        powers = torch.linalg.eigvalsh(matrices @ matrices.mT).flip(-1)
     return _fewest(powers.clamp_min(0.0), threshold)
 
 
@@ -46,6 +50,17 @@ def attention_mass(attention: Tensor, threshold: float = 0.90) -> Tensor:
     matrices = attention.to("cpu", torch.float64)
     powers = matrices.square().sum(dim=-2).sort(dim=-1, descending=True).values
     return _fewest(powers, threshold)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Solve small problems in this thread alone: threads that wait for each other cost far more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _fewest(powers: Tensor, threshold: float) -> Tensor:
