@@ -74,7 +74,9 @@ def to_config(config_class: type[Config], parsed: Namespace) -> Config:
         value = getattr(parsed, field.name, None)
         if value is None and field.default is not dataclasses.MISSING:
             value = field.default
-        if value is None and field.default is dataclasses.MISSING:
+        elif value is None and field.default_factory is not dataclasses.MISSING:
+            value = field.default_factory()
+        elif value is None:
             raise InputError(f"{field.name} is missing; give it, or set it in the --config file.")
         values[field.name] = tuple(value) if isinstance(value, list) else value
     return config_class(**values)
@@ -102,6 +104,8 @@ def _argument(annotation: Any, field: dataclasses.Field[Any]) -> dict[str, Any]:
             "default": list(default or ()),
             "metavar": field.name.upper(),
         }
+    if typing.get_origin(annotation) is dict:
+        return {"type": annotation, "default": {}, "metavar": field.name.upper()}
     if typing.get_origin(annotation) is UnionType:
         annotation = next(kind for kind in typing.get_args(annotation) if kind is not NoneType)
     if annotation is str:

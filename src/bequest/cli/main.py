@@ -21,6 +21,7 @@ COMMANDS = {
     "diagnose": "see which blocks' attention has collapsed, and how deep to inherit",
     "average": "average checkpoints of a training run",
     "score": "weigh a data set's samples by their loss under the pre-trained model",
+    "pretrain": "train a causal language model on text, with averages",
     "lineage": "print where a model came from, and verify its files",
 }
 """Every command and what it does; `cli/NAME.py` holds each."""

@@ -126,7 +126,7 @@ def bits_per_byte(
     if not sizes.sum():
         raise InputError("texts hold not one byte; give at least one text that is not empty")
 
-    tokens_of = [_spell(tokenizer, text, f"texts[{row}]") for row, text in enumerate(texts)]
+    tokens_of = [spell(tokenizer, text, f"texts[{row}]") for row, text in enumerate(texts)]
     input_ids, labels, text_of = [], [], []
     for row, (tokens, size) in enumerate(zip(tokens_of, sizes.tolist(), strict=True)):
         for window in plan_windows(len(tokens), size, window_bytes, overlap_bytes):
@@ -183,8 +183,17 @@ def _prefix_token(tokenizer: PreTrainedTokenizerBase) -> int:
     )
 
 
-def _spell(tokenizer: PreTrainedTokenizerBase, text: str, name: str) -> list[int]:
-    """Tokenize one text and make sure that the tokens say all of it."""
+def spell(tokenizer: PreTrainedTokenizerBase, text: str, name: str) -> list[int]:
+    """Tokenize one text and make sure that the tokens say all of it.
+
+    Args:
+        tokenizer: adds no special tokens, and spells out what looks like one.
+        text: up to composition of characters and space at the ends, the tokens decode to it.
+        name: what messages call the text.
+
+    Raises:
+        InputError: the tokenizer loses characters of the text.
+    """
     tokens: list[int] = tokenizer(
         text, add_special_tokens=False, split_special_tokens=True, verbose=False
     )["input_ids"]

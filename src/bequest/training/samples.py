@@ -33,7 +33,7 @@ def read_samples(data: str | Path | Dataset, *, split: str = "train") -> Dataset
             streamed.
     """
     if isinstance(data, str | Path):
-        with _explained(f"data {data} cannot be read"):
+        with explained(f"data {data} cannot be read"):
             read = _read(data, split)
     else:
         read = data
@@ -93,7 +93,7 @@ def _read(data: str | Path, split: str) -> Any:
 
 
 @contextmanager
-def _explained(what: str) -> Iterator[None]:
+def explained(what: str) -> Iterator[None]:
     """Turn whatever the data library raises into one sentence."""
     try:
         yield

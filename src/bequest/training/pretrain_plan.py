@@ -1,0 +1,383 @@
+"""What a pre-training run will do: everything about it that can be refused before a file is made."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase, TrainingArguments
+
+from bequest.averaging.recipes import Recipe
+from bequest.checkpoints.lineage import describe_input
+from bequest.checkpoints.publish import check_target
+from bequest.errors import InputError
+from bequest.training.average_recipes import TRAINED, average_recipes
+from bequest.training.documents import Documents, read_documents
+from bequest.training.learning_rate import scheduler_arguments
+from bequest.training.pretrain_config import PretrainConfig, check_config
+from bequest.training.resume import ResumePoint, check_run, resume_point
+from bequest.training.starting_model import (
+    StartingModel,
+    find_start,
+    fit_to_tokenizer,
+    load_tokenizer,
+)
+from bequest.training.throughput import flops_per_token, peak_flops
+from bequest.training.token_blocks import cached, end_of_sequence, fingerprint, tokenize
+from bequest.training.tokenizer_training import check_size, train_tokenizer
+from bequest.training.training_arguments import make_arguments, read_training
+
+_RESERVED = {
+    "output_dir": "set out or run_dir",
+    "resume_from_checkpoint": "run the same command again, and it goes on by itself",
+    "save_only_model": "a run without its optimizer cannot be resumed; leave it out",
+    "ignore_data_skip": "a resumed run would read text twice; leave it out",
+    "auto_find_batch_size": "the batch decides the run's numbers; set per_device_train_batch_size",
+    "remove_unused_columns": "the blocks have what the model reads; leave it out",
+    "prediction_loss_only": "evaluations give each token's loss; leave it out",
+    "batch_eval_metrics": "evaluations give each token's loss; leave it out",
+    "eval_do_concat_batches": "evaluations give each token's loss; leave it out",
+    "include_for_metrics": "evaluations give each token's loss; leave it out",
+    "disable_tqdm": "pass --quiet",
+}
+"""Arguments of the trainer that are not the user's, and what to do instead."""
+_DEFAULTS: dict[str, Any] = {
+    "learning_rate": 6e-4,
+    "adam_beta2": 0.95,
+    "weight_decay": 0.1,
+    "max_grad_norm": 1.0,
+    "num_train_epochs": 1,
+    "logging_steps": 10,
+    "logging_first_step": True,
+    "eval_strategy": "steps",
+    "eval_steps": 0.1,
+    "save_strategy": "steps",
+    "save_steps": 0.1,
+    "save_total_limit": 2,
+    "report_to": "none",
+}
+"""As GPT-2 is trained since nanoGPT (and in the papers), where TrainingArguments differ."""
+_WITHOUT_EFFECT = ("report_to", "run_name", "logging_dir", "save_total_limit", "log_level")
+"""Settings that may change when a run is resumed: they decide no number."""
+_SAMPLED_DOCUMENTS = 64
+_SAMPLED_CHARACTERS = 20_000
+_SAMPLED_FOR_TOKENIZER = 2_000_000
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PretrainPlan:
+    """A run that can begin: all that could be refused without training has been."""
+
+    config: PretrainConfig
+    """What was asked."""
+    target: Path
+    """Real path of the folder to write."""
+    start: StartingModel
+    """The model to begin with."""
+    documents: Documents
+    """What is trained on and what is held out."""
+    tokenizer: PreTrainedTokenizerBase | None
+    """Its tokenizer; None if it is yet to be trained."""
+    tokenizer_folder: Path | None
+    """Where a trained tokenizer is cached."""
+    recipes: Mapping[str, Recipe]
+    """Averages to keep."""
+    settings: Mapping[str, Any]
+    """Arguments of the trainer by name, without those of the schedule."""
+    arguments: TrainingArguments
+    """The trainer's arguments; the schedule's are those of `length`."""
+    record: Mapping[str, Any]
+    """Everything that decides the run's numbers."""
+    goes_on: bool
+    """Whether the run's folder holds this very run already."""
+    resume: ResumePoint
+    """Where it goes on."""
+    length: RunLength
+    """How long the run is, as far as it is known without tokenizing everything."""
+
+    @property
+    def run(self) -> Path:
+        """The run's folder."""
+        return self.config.run_folder
+
+    @property
+    def cache(self) -> Path:
+        """Where tokenized text lies."""
+        return self.config.cache_folder
+
+    @property
+    def num_parameters(self) -> int:
+        """Of the model."""
+        return int(self.start.skeleton().num_parameters())
+
+    def memory(self) -> tuple[int, int]:
+        """Return bytes of weights, gradients and AdamW's state, and of one micro-batch's logits."""
+        vocabulary = self.start.config.get_text_config().vocab_size
+        tokens = self.arguments.per_device_train_batch_size * self.config.block_length
+        # The model's own, their float32 copy, and the gradient of that.
+        kind = 2 if self.arguments.bf16 or self.arguments.fp16 else 4
+        return 16 * self.num_parameters, tokens * vocabulary * (kind + 4 + 4)
+
+    def least_seconds(self) -> float | None:
+        """Return how long training takes at the device's full arithmetic; None if not known."""
+        flops = flops_per_token(self.start.skeleton(), self.config.block_length)
+        if flops is None:
+            return None
+        peak, _ = peak_flops(self.arguments.device, training_dtype(self.arguments))
+        return self.length.tokens_trained * flops / peak / int(self.arguments.world_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunLength:
+    """How much there is to read, and how much is read."""
+
+    training_tokens: int
+    """Tokens of all training text."""
+    held_out_tokens: int
+    """Tokens that each evaluation predicts."""
+    exact: bool
+    """Whether the numbers of tokens are counted, not estimated from a sample."""
+    tokens_per_step: int
+    """Of all processes."""
+    steps: int
+    """Optimizer steps."""
+
+    @property
+    def tokens_trained(self) -> int:
+        """Tokens that the run reads, repetitions included."""
+        return self.steps * self.tokens_per_step
+
+    @property
+    def epochs(self) -> float:
+        """How often the training text is read."""
+        return self.tokens_trained / max(1, self.training_tokens)
+
+
+def plan_pretrain(
+    config: PretrainConfig,
+    *,
+    data: Dataset | None = None,
+    held_out: Dataset | None = None,
+) -> PretrainPlan:
+    """Read the data and the model's configuration, and refuse what can be refused; writes nothing.
+
+    Args:
+        config: what is asked.
+        data: a data set in memory, instead of `config.data`.
+        held_out: likewise, instead of `config.held_out`.
+
+    Raises:
+        InputError: a field, the model, the tokenizer, the data or the run's folder is at fault.
+    """
+    check_config(config)
+    recipes = average_recipes(config.averages)
+    settings = read_training(
+        TrainingArguments, config.training, defaults=_DEFAULTS, reserved=_RESERVED
+    )
+    settings.setdefault(
+        "per_device_eval_batch_size", settings.get("per_device_train_batch_size", 8)
+    )
+    settings |= {"remove_unused_columns": False, "label_names": ["labels"]}
+    inputs = tuple(path for path in [_local(config.model)] if path is not None)
+    target = check_target(config.out, overwrite=config.overwrite, inputs=inputs)
+    if target in (config.run_folder.resolve(), *config.run_folder.resolve().parents):
+        raise InputError(f"run_dir {config.run_folder} lies in out {config.out}; name another")
+    start = find_start(
+        config.model,
+        config.model_config,
+        from_scratch=config.from_scratch,
+        revision=config.revision,
+        trust_remote_code=config.trust_remote_code,
+    )
+    tokenizer = None
+    if config.train_tokenizer is None:
+        tokenizer = load_tokenizer(config.tokenizer, start)
+        end_of_sequence(tokenizer)
+    else:
+        check_size(config.train_tokenizer)
+    _check_positions(start, config.block_length)
+    arguments = make_arguments(TrainingArguments, settings, config.run_folder)
+    documents = read_documents(
+        config.data if data is None else data,
+        split=config.split,
+        text_field=config.text_field,
+        sample_by=config.sample_by,
+        held_out=config.held_out if held_out is None else held_out,
+        held_out_fraction=config.held_out_fraction,
+        held_out_bytes=config.held_out_bytes,
+    )
+    folder = None
+    if config.train_tokenizer is not None:
+        folder = config.cache_folder / f"tokenizer-{documents.fingerprint}-{config.train_tokenizer}"
+        if (folder / "tokenizer.json").is_file():
+            tokenizer = load_tokenizer(str(folder), start)
+    size = len(tokenizer) if tokenizer is not None else int(config.train_tokenizer or 0)
+    fit_to_tokenizer(start, tokenizer, size, config.model_config)
+    length = _estimated(config, arguments, documents, tokenizer)
+    # Of an estimated length only this is certain.
+    if arguments.max_steps > 0 or length.exact or length.steps < 1:
+        check_length(config, recipes, length)
+    record = _record(config, settings, start, documents, tokenizer, arguments.world_size)
+    goes_on = check_run(config.run_folder, record, overwrite=config.overwrite)
+    nowhere = ResumePoint(checkpoint=None, step=0, notes=())
+    return PretrainPlan(
+        config=config,
+        target=target,
+        start=start,
+        documents=documents,
+        tokenizer=tokenizer,
+        tokenizer_folder=folder,
+        recipes=recipes,
+        settings=settings,
+        arguments=arguments,
+        record=record,
+        goes_on=goes_on,
+        resume=resume_point(config.run_folder) if goes_on else nowhere,
+        length=length,
+    )
+
+
+def run_length(
+    arguments: TrainingArguments,
+    block_length: int,
+    *,
+    training_tokens: int,
+    held_out_tokens: int,
+    exact: bool,
+) -> RunLength:
+    """Count steps as the trainer will."""
+    sequences = arguments.train_batch_size * arguments.world_size
+    blocks = training_tokens // block_length
+    batches = blocks // sequences if arguments.dataloader_drop_last else -(-blocks // sequences)
+    per_epoch = max(1, -(-batches // arguments.gradient_accumulation_steps))
+    steps = arguments.max_steps
+    if steps <= 0:
+        steps = math.ceil(arguments.num_train_epochs * per_epoch)
+    return RunLength(
+        training_tokens=training_tokens,
+        held_out_tokens=held_out_tokens,
+        exact=exact,
+        tokens_per_step=sequences * arguments.gradient_accumulation_steps * block_length,
+        steps=steps,
+    )
+
+
+def check_length(
+    config: PretrainConfig, recipes: Mapping[str, Recipe], length: RunLength
+) -> dict[str, Any]:
+    """Return the schedule's arguments for a run of this length.
+
+    Raises:
+        InputError: the schedule does not fit, or the weights to publish would never exist.
+    """
+    if length.steps < 1:
+        raise InputError("training asks for no step; set max_steps or num_train_epochs")
+    if config.weights != TRAINED:
+        recipe = recipes[config.weights]
+        if not any(recipe.due(step) for step in range(1, length.steps + 1)):
+            raise InputError(
+                f"weights is {config.weights!r}, but in {length.steps} steps that average takes in "
+                "nothing; lower its spacing or start"
+            )
+    return scheduler_arguments(
+        config.schedule,
+        steps=length.steps,
+        warmup=config.warmup,
+        decay=config.decay,
+        floor=config.floor,
+    )
+
+
+def training_dtype(arguments: TrainingArguments) -> torch.dtype:
+    """Return the dtype of the trainer's matrix products."""
+    if arguments.bf16:
+        return torch.bfloat16
+    return torch.float16 if arguments.fp16 else torch.float32
+
+
+def _local(model: str | None) -> Path | None:
+    path = None if model is None else Path(model).expanduser()
+    return path if path is not None and path.is_dir() else None
+
+
+def _check_positions(start: StartingModel, block_length: int) -> None:
+    room = getattr(start.config.get_text_config(), "max_position_embeddings", None)
+    if room is not None and block_length > room:
+        raise InputError(
+            f"block_length is {block_length}, but the model has {room} positions; give less, or for a "
+            "model from scratch more max_position_embeddings"
+        )
+
+
+def _estimated(
+    config: PretrainConfig,
+    arguments: TrainingArguments,
+    documents: Documents,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> RunLength:
+    """Count tokens where they are cached, else estimate them from a sample."""
+    held_out_bytes = int(documents.held_out_bytes.sum())
+    if tokenizer is not None:
+        key = fingerprint(documents, tokenizer)
+        if cached(config.cache_folder, key):
+            about = json.loads((config.cache_folder / key / "about.json").read_text())
+            return run_length(arguments, config.block_length, exact=True, **about)
+    else:
+        tokenizer = train_tokenizer(
+            documents.training_texts(),
+            int(config.train_tokenizer or 0),
+            max_bytes=_SAMPLED_FOR_TOKENIZER,
+        )
+    count = len(documents.training)
+    rows = np.unique(np.linspace(0, count - 1, _SAMPLED_DOCUMENTS).astype(int)).tolist()
+    texts = [text[:_SAMPLED_CHARACTERS] for text in documents.training[rows][documents.text_field]]
+    tokens = sum(map(len, tokenize(tokenizer, texts)))
+    rate = tokens / max(1, sum(len(text.encode()) for text in texts))
+    return run_length(
+        arguments,
+        config.block_length,
+        training_tokens=round(rate * documents.training_bytes) + count,
+        held_out_tokens=round(rate * held_out_bytes),
+        exact=False,
+    )
+
+
+def _record(
+    config: PretrainConfig,
+    settings: Mapping[str, Any],
+    start: StartingModel,
+    documents: Documents,
+    tokenizer: PreTrainedTokenizerBase | None,
+    world_size: int,
+) -> dict[str, Any]:
+    left_out = {"out", "run_dir", "cache_dir", "overwrite", "hash", "training", "weights"}
+    left_out |= {"data", "held_out", "tokenizer", "split", "revision"}
+    asked = {
+        name: value for name, value in dataclasses.asdict(config).items() if name not in left_out
+    }
+    kept = {name: value for name, value in settings.items() if name not in _WITHOUT_EFFECT}
+    identity = None
+    if start.checkpoint is not None:
+        described = describe_input(start.checkpoint, "start", full_hash=False)
+        identity = [described["structure_sha256"], described["identity_sha256"]]
+    text = None if config.train_tokenizer else fingerprint(documents, _required(tokenizer))
+    return {
+        **asked,
+        "training": {name: kept[name] for name in sorted(kept)},
+        "text": text or documents.fingerprint,
+        "weights of model": identity,
+        "processes": world_size,
+    }
+
+
+def _required(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
+    assert tokenizer is not None
+    return tokenizer

@@ -1,0 +1,221 @@
+"""`plan_pretrain` and `run_pretrain` as a program uses them."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from bequest.checkpoints.lineage import read_lineage, verify_outputs
+from bequest.errors import InputError
+from bequest.training.held_out_losses import read_losses
+from bequest.training.pretrain import PretrainResult, run_pretrain
+from bequest.training.pretrain_config import PretrainConfig
+from bequest.training.pretrain_plan import PretrainPlan, plan_pretrain
+from bequest.training.tokenizer_training import train_tokenizer
+from training.tiny_pretraining import LLAMA, settings, texts
+
+
+def plan(folder: Path, **changes: Any) -> PretrainPlan:
+    return plan_pretrain(PretrainConfig(**settings(folder, **changes)))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pretrain")
+
+
+@pytest.fixture(scope="module")
+def planned(folder: Path) -> PretrainPlan:
+    averages = {"lawa": {"window": 2, "spacing": 2}, "ema": {"beta": 0.5}}
+    return plan(folder, averages=averages, weights="lawa", training={"learning_rate": 0.01})
+
+
+@pytest.fixture(scope="module")
+def result(planned: PretrainPlan) -> PretrainResult:
+    return run_pretrain(planned)
+
+
+def test_the_finished_folder_is_the_measured_model(result: PretrainResult, folder: Path) -> None:
+    """Its loss, computed anew from the files alone and one document after another."""
+    model = AutoModelForCausalLM.from_pretrained(result.folder)
+    tokenizer = AutoTokenizer.from_pretrained(result.folder)
+    assert len(tokenizer) == model.config.vocab_size == 270
+    assert model.config.use_cache and model.config.eos_token_id == tokenizer.eos_token_id
+    losses = read_losses(result.folder)
+    assert list(losses) == ["trained", "lawa", "ema"] == list(result.losses)
+    for name, one in losses.items():
+        np.testing.assert_array_equal(one.token_losses, result.losses[name].token_losses)
+    stream: list[int] = []
+    for text in plan_pretrain(
+        PretrainConfig(**settings(folder, out=str(folder / "o")))
+    ).documents.held_out:
+        stream += [tokenizer.eos_token_id, *tokenizer.encode(text, add_special_tokens=False)]
+    nats = []
+    for start in range(0, len(stream) - 1, 15):
+        ids = torch.tensor([stream[start : start + 16]])
+        scores = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+        nats += [-s[i].item() for s, i in zip(scores, ids[0, 1:], strict=True)]
+    real = [n for n, i in zip(nats, stream[1:], strict=True) if i != tokenizer.eos_token_id]
+    np.testing.assert_allclose(result.losses["lawa"].token_losses, real, rtol=1e-4, atol=1e-5)
+    assert result.losses["lawa"].loss != result.losses["trained"].loss
+
+
+def test_the_folder_says_where_it_came_from(result: PretrainResult) -> None:
+    record = read_lineage(result.folder)
+    assert record["operation"] == "pretrain" and record["inputs"] == []
+    assert record["settings"]["steps"] == 4 and record["settings"]["weights"] == "lawa"
+    assert all(check.intact for check in verify_outputs(result.folder, record, full_hash=False))
+    names = {path.name for path in result.folder.iterdir()}
+    assert "training_args.bin" not in names and {"README.md", "results.json"} < names
+    sections = json.loads((result.folder / "results.json").read_text())["sections"]
+    lines = {s["title"]: s["data"]["series"] for s in sections if s["type"] == "lines"}
+    assert [one["name"] for one in lines["Held-out loss"]] == ["trained", "lawa", "ema"]
+    assert lines["Held-out loss"][0]["x"] == [2, 4] and "interval" in lines["Held-out loss"][0]
+    assert lines["Training loss"][0]["x"] == [1, 2, 3, 4]
+    assert result.log[0]["tokens_per_second"] > 0 and 0 < result.log[0]["mfu"] < 1.5
+
+
+def test_run_again_it_publishes_the_same(
+    result: PretrainResult, folder: Path, planned: PretrainPlan
+) -> None:
+    before = load_file(result.folder / "model.safetensors")
+    changes = {"averages": planned.config.averages, "weights": "lawa", "overwrite": True}
+    again = plan(folder, **changes, training={"learning_rate": 0.01})
+    assert again.goes_on and again.resume.step == 4 and again.length.exact
+    done = run_pretrain(again)
+    assert done.resumed_from == 4 and done.length == result.length
+    after = load_file(done.folder / "model.safetensors")
+    assert all(before[name].equal(after[name]) for name in before)
+    assert done.losses["ema"].token_losses.tolist() == result.losses["ema"].token_losses.tolist()
+
+
+def test_the_loss_is_the_plain_one(tmp_path: Path) -> None:
+    """Two steps with accumulation against a loop written out in float64."""
+    training = {
+        "max_steps": 2, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2,
+        "optim": "sgd", "learning_rate": 0.5, "weight_decay": 0.0, "max_grad_norm": 1e9,
+    }  # fmt: skip
+    made = plan(tmp_path, schedule="constant", warmup=0, training=training)
+    seen: list[torch.Tensor] = []
+    from bequest.training.pretrain_trainer import PretrainTrainer
+
+    class Watched(PretrainTrainer):
+        def compute_loss(self, model: Any, inputs: Any, *rest: Any, **named: Any) -> Any:
+            if model.training:
+                seen.append(inputs["input_ids"].clone())
+            return super().compute_loss(model, inputs, *rest, **named)
+
+    done = run_pretrain(made, trainer_class=Watched)
+    assert len(seen) == 4
+    reference = made.start.load(made.arguments.seed).double()
+    for step in range(2):
+        ids = torch.cat(seen[2 * step : 2 * step + 2])
+        scores = reference(input_ids=ids).logits[:, :-1].reshape(-1, 270)
+        loss = torch.nn.functional.cross_entropy(scores, ids[:, 1:].reshape(-1))
+        assert done.log[step]["loss"] == pytest.approx(loss.item(), rel=1e-5)
+        gradients = torch.autograd.grad(loss, list(reference.parameters()))
+        with torch.no_grad():
+            for parameter, gradient in zip(reference.parameters(), gradients, strict=True):
+                parameter -= 0.5 * gradient
+    trained = AutoModelForCausalLM.from_pretrained(done.folder).double()
+    for one, other in zip(trained.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_it_goes_on_from_a_models_weights(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(texts(), 270)
+    torch.manual_seed(3)
+    fields = {key: value for key, value in LLAMA.items() if key != "model_type"}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=272, **fields))
+    model.save_pretrained(tmp_path / "start")
+    tokenizer.save_pretrained(tmp_path / "start")
+    changes = {"model": str(tmp_path / "start"), "model_config": {}, "train_tokenizer": None}
+    done = run_pretrain(plan(tmp_path, **changes, training={"max_steps": 1, "learning_rate": 0.0}))
+    after = load_file(done.folder / "model.safetensors")
+    assert all(
+        after[name].equal(value)
+        for name, value in load_file(tmp_path / "start" / "model.safetensors").items()
+    )
+    assert read_lineage(done.folder)["inputs"][0]["role"] == "start"
+    for scratch, layers in ((True, 3), (True, 2)):
+        shape = {"num_hidden_layers": layers}
+        drawn = plan(
+            tmp_path,
+            **changes | {"from_scratch": scratch, "model_config": shape},
+            out=str(tmp_path / "d"),
+        )
+        assert (
+            drawn.start.config.num_hidden_layers == layers and drawn.start.config.vocab_size == 270
+        )
+        assert drawn.num_parameters == sum(p.numel() for p in drawn.start.load(0).parameters())
+
+
+def test_a_length_from_epochs(tmp_path: Path) -> None:
+    training = {"max_steps": -1, "num_train_epochs": 2.5, "gradient_accumulation_steps": 3}
+    data = Dataset.from_dict({"text": texts(20)})
+    made = plan_pretrain(PretrainConfig(**settings(tmp_path, training=training)), data=data)
+    done = run_pretrain(made)
+    blocks = done.length.training_tokens // 16
+    assert done.length.steps == math.ceil(2.5 * math.ceil(math.ceil(blocks / 2) / 3))
+    assert [entry["step"] for entry in done.log if "loss" in entry][-1] == done.length.steps
+    assert made.length.steps == pytest.approx(done.length.steps, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"data": "nowhere.jsonl"}, "data nowhere.jsonl does not exist"),
+        ({"model_config": {}}, "model is missing"),
+        (
+            {"model_config": {"model_type": "lama"}},
+            "model_config.model_type is 'lama'.*did you mean",
+        ),
+        (
+            {"model_config": {"model_type": "bert"}},
+            "type bert, which sees the tokens",
+        ),
+        ({"model_config": {**LLAMA, "hiden_size": 1}}, "did you mean hidden_size"),
+        ({"model_config": {**LLAMA, "vocab_size": 20}}, "vocabulary of 20 tokens"),
+        ({"block_length": 4096}, "the model has 2048 positions"),
+        ({"block_length": 1}, "block_length is 1"),
+        ({"train_tokenizer": 100}, "at least 257"),
+        ({"train_tokenizer": None}, "tokenizer is missing"),
+        ({"tokenizer": "x"}, "exclude each other"),
+        ({"from_scratch": True}, "from_scratch needs model"),
+        ({"schedule": "poly"}, "schedule is 'poly'"),
+        ({"warmup": 9}, r"warmup \(9\) take more steps than the run has \(4\)"),
+        ({"training": {"warmup_steps": 3}}, "training.warmup_steps contradicts schedule cosine"),
+        (
+            {"training": {"resume_from_checkpoint": "x"}},
+            "is not yours to set: run the same command",
+        ),
+        ({"training": {"max_steps": 0, "num_train_epochs": 0}}, "asks for no step"),
+        ({"weights": "lawa"}, "those of this run are trained"),
+        (
+            {"weights": "lawa", "averages": {"lawa": {"spacing": 5}}},
+            "that average takes in nothing",
+        ),
+        ({"held_out_fraction": 0.0}, "held_out_fraction is 0.0"),
+        ({"held_out_bytes": 0}, "held_out_bytes is 0"),
+        ({"sample_by": "page"}, "sample_by is 'page'"),
+    ],
+)
+def test_refused_before_a_file_is_made(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        plan(tmp_path, **changes)
+    assert [path.name for path in tmp_path.iterdir()] == ["texts.jsonl"]
+
+
+def test_streamed_data_is_refused(tmp_path: Path) -> None:
+    streamed: Any = Dataset.from_dict({"text": texts(9)}).to_iterable_dataset()
+    with pytest.raises(InputError, match="streaming=False"):
+        plan_pretrain(PretrainConfig(**settings(tmp_path)), data=streamed)

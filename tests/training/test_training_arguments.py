@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import TrainingArguments
+
+from bequest.averaging.recipes import ExponentialMovingAverage, LatestWeightAverage
+from bequest.errors import InputError
+from bequest.training.average_recipes import average_recipes, check_weights
+from bequest.training.training_arguments import make_arguments, read_training
+
+
+def read(**training: Any) -> dict[str, Any]:
+    reserved = {"output_dir": "set out"}
+    return read_training(TrainingArguments, training, defaults={"seed": 7}, reserved=reserved)
+
+
+def test_texts_become_what_the_field_holds(tmp_path: Path) -> None:
+    settings = read(
+        learning_rate="1e-5", max_steps="12", save_total_limit="null", gradient_checkpointing="true"
+    )
+    assert settings["learning_rate"] == 1e-5 and settings["max_steps"] == 12
+    assert settings["gradient_checkpointing"] is True and settings["seed"] == 7
+    assert read(seed=8, learning_rate=1)["seed"] == 8
+
+
+def test_the_arguments_are_the_trainers(tmp_path: Path) -> None:
+    made = make_arguments(TrainingArguments, read(learning_rate="1e-5"), tmp_path / "run")
+    assert isinstance(made, TrainingArguments) and made.learning_rate == 1e-5
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        ({"learning_rat": 1}, "did you mean learning_rate"),
+        ({"qqqq": 1}, "see TrainingArguments"),
+        ({"output_dir": "x"}, "training.output_dir is not yours to set: set out"),
+        ({"learning_rate": "fast"}, "training.learning_rate is 'fast'; give a number"),
+        ({"learning_rate": [1]}, "give a number"),
+        ({"max_steps": True}, "give a number"),
+        ({"bf16": "maybe"}, "give true or false"),
+        ({"per_device_train_batch_size": 0}, "give at least 1"),
+        ({"learning_rate": float("nan")}, "give at least 0"),
+    ],
+)
+def test_names_and_kinds(training: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        read(**training)
+
+
+@pytest.mark.parametrize(
+    "training",
+    [{"optim": "none such"}, {"eval_strategy": "sometimes"}, {"load_best_model_at_end": True}],
+)
+def test_values_are_judged_by_the_class(training: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="training is not what TrainingArguments takes: "):
+        make_arguments(TrainingArguments, read(**training), tmp_path)
+
+
+def test_averages_by_a_line_each() -> None:
+    made = average_recipes(
+        {"ema": {}, "lawa": {"spacing": 4}, "wide": {"kind": "lawa", "spacing": 9, "window": 3}}
+    )
+    assert made == {
+        "ema": ExponentialMovingAverage(),
+        "lawa": LatestWeightAverage(spacing=4),
+        "wide": LatestWeightAverage(spacing=9, window=3),
+    }
+    check_weights("wide", made)
+    check_weights("trained", {})
+
+
+@pytest.mark.parametrize(
+    ("averages", "words"),
+    [
+        ({"ema": 0.9}, "averages.ema is 0.9; give its settings"),
+        ({"mean": {}}, "averages.mean is of the kind 'mean'; choose of lawa, ema, swa"),
+        ({"lawa": {}}, "averages.lawa missing"),
+        ({"lawa": {"spacng": 1}}, "averages.lawa got an unexpected keyword argument 'spacng'"),
+        ({"ema": {"beta": 1}}, "averages.ema: beta is 1"),
+        ({"lawa": {"spacing": "x"}}, "averages.lawa.spacing is 'x'"),
+        ({"trained": {"kind": "ema"}}, "averages names 'trained'"),
+    ],
+)
+def test_averages_that_are_none(averages: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        average_recipes(averages)
+
+
+def test_weights_that_a_run_will_not_have() -> None:
+    with pytest.raises(InputError, match="weights is 'ema'; those of this run are trained"):
+        check_weights("ema", {})
