@@ -20,6 +20,7 @@ _HOME_OF = {
     "WeightAveragingCallback": "bequest.training.averaging_callback",
     "WeightedTrainer": "bequest.training.weighted_trainer",
     "average_checkpoints": "bequest.averaging.average",
+    "diagnose": "bequest.inheritance.diagnose",
     "evaluate": "bequest.evaluation.evaluate",
     "flow_weights": "bequest.weighting.schemes",
     "grow": "bequest.inheritance.grow",
@@ -40,6 +41,7 @@ __all__ = [
     "WeightedTrainer",
     "__version__",
     "average_checkpoints",
+    "diagnose",
     "evaluate",
     "flow_weights",
     "grow",
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     )
     from bequest.errors import BequestError
     from bequest.evaluation.evaluate import evaluate
+    from bequest.inheritance.diagnose import diagnose
     from bequest.inheritance.grow import grow
     from bequest.inheritance.inherit import inherit
     from bequest.losses.linear_cross_entropy import weighted_linear_cross_entropy

@@ -18,6 +18,8 @@ from bequest.errors import BequestError
 COMMANDS = {
     "inherit": "cut a smaller model out of a bigger one",
     "grow": "append the teacher's next blocks to a student",
+    "inheritune": "inherit, train and grow until the small model matches the big one",
+    "diagnose": "see which blocks' attention has collapsed, and how deep to inherit",
     "average": "average checkpoints of a training run",
     "score": "weigh a data set's samples by their loss under the pre-trained model",
     "pretrain": "train a causal language model on text, with averages",

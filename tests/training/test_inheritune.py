@@ -1,0 +1,267 @@
+"""Inheritune's whole algorithm on models of a few thousand weights."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from bequest.cli.main import main
+from bequest.errors import InputError
+from bequest.training import inheritune
+from bequest.training.held_out_losses import HeldOutLosses
+from bequest.training.inheritune import run_inheritune
+from bequest.training.inheritune_config import InherituneConfig
+from bequest.training.inheritune_plan import plan_inheritune
+from bequest.training.inheritune_stop import Gap, paired_gap
+from bequest.training.tokenizer_training import train_tokenizer
+from training.tiny_pretraining import texts, write_texts
+
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random reference of four blocks and texts."""
+    folder = tmp_path_factory.mktemp("inheritune")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=270,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=64,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder / "reference")
+    train_tokenizer(texts(), 270).save_pretrained(folder / "reference")
+    write_texts(folder / "texts.jsonl")
+    return folder
+
+
+def settings(given: Path, out: Path, **changes: Any) -> dict[str, Any]:
+    training = {
+        "per_device_train_batch_size": 2,
+        "learning_rate": 0.01,
+        "logging_steps": 1,
+        "eval_steps": 2,
+        "save_steps": 2,
+    }
+    pretrain = {
+        "data": str(given / "texts.jsonl"),
+        "held_out_fraction": 0.3,
+        "block_length": 16,
+        "training": training,
+        **changes.pop("pretrain", {}),
+    }
+    return {
+        "reference": str(given / "reference"),
+        "out": str(out),
+        "steps_per_round": STEPS,
+        "blocks_per_round": 1,
+        "tolerance": -100.0,
+        "pretrain": pretrain,
+        **changes,
+    }
+
+
+def plan(given: Path, out: Path, **changes: Any) -> Any:
+    return plan_inheritune(InherituneConfig(**settings(given, out, **changes)))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def losses(nats: Any, tokens: list[int]) -> HeldOutLosses:
+    return HeldOutLosses(
+        token_losses=np.asarray(nats, np.float32),
+        tokens_per_document=np.array(tokens),
+        bytes_per_document=np.array(tokens),
+    )
+
+
+def test_rounds_restart_from_the_reference_and_grow(given: Path, tmp_path: Path) -> None:
+    planned = plan(given, tmp_path / "out")
+    assert planned.depths == (2, 3, 4)
+    told: list[str] = []
+    result = run_inheritune(planned, report=told.append)
+    assert [done.depth for done in result.rounds] == [2, 3, 4] and len(told) == 4
+    reference = weights(given / "reference")
+    for number, depth in enumerate((2, 3, 4), start=1):
+        start = weights(tmp_path / "out" / f"round-{number:02d}" / "start")
+        assert all(torch.equal(tensor, reference[name]) for name, tensor in start.items())
+        assert f"model.layers.{depth - 1}.mlp.up_proj.weight" in start
+        assert f"model.layers.{depth}.mlp.up_proj.weight" not in start
+    for done in result.rounds:
+        difference = done.losses["trained"].loss - result.reference.loss
+        assert done.gap.mean == pytest.approx(difference, abs=1e-6)
+        assert done.gap.low <= done.gap.mean <= done.gap.high
+        assert done.tokens == STEPS * 2 * 16
+    # The reference is measured as the rounds are: by its own forward pass.
+    model = LlamaForCausalLM.from_pretrained(given / "reference")
+    assert result.reference.loss == pytest.approx(reference_loss(planned, model), rel=1e-4)
+    written = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [len(section["data"].get("rows", [])) for section in written["sections"]] == [4, 0, 2]
+
+
+def reference_loss(planned: Any, model: LlamaForCausalLM) -> float:
+    """Every block by a forward pass of its own."""
+    from bequest.training.token_blocks import fingerprint, open_blocks
+
+    of = planned.reference
+    key = fingerprint(of.documents, of.tokenizer)
+    blocks = open_blocks(of.cache, key, of.documents, of.config.block_length).held_out
+    total, count = 0.0, 0
+    for row in range(len(blocks)):
+        one = blocks[row]
+        with torch.no_grad():
+            logits = model(input_ids=one["input_ids"][None]).logits[0].double().log_softmax(-1)
+        for place, label in enumerate(one["labels"][1:].tolist()):
+            if label != -100:
+                total, count = total - float(logits[place, label]), count + 1
+    return total / count
+
+
+def test_it_stops_at_the_first_round_that_matches(given: Path, tmp_path: Path) -> None:
+    result = run_inheritune(plan(given, tmp_path / "out", tolerance=100.0))
+    assert len(result.rounds) == 1 and "no worse than the reference" in result.reason
+    budget = 2 * STEPS * 2 * 16
+    result = run_inheritune(plan(given, tmp_path / "two", max_tokens=budget))
+    assert len(result.rounds) == 2 and "max_tokens" in result.reason
+
+
+def test_continue_keeps_what_was_trained_and_lawa_may_be_the_candidate(
+    given: Path, tmp_path: Path
+) -> None:
+    averages = {"averages": {"lawa": {"window": 2, "spacing": 1}}, "weights": "lawa"}
+    planned = plan(given, tmp_path / "out", growth="continue", max_rounds=2, pretrain=averages)
+    result = run_inheritune(planned)
+    assert list(result.rounds[0].losses) == ["trained", "lawa"]
+    difference = result.rounds[1].losses["lawa"].loss - result.reference.loss
+    assert result.rounds[1].gap.mean == pytest.approx(difference, abs=1e-6)
+    before = weights(tmp_path / "out" / "round-01" / "model")
+    start = weights(tmp_path / "out" / "round-02" / "start")
+    reference = weights(given / "reference")
+    for name, tensor in start.items():
+        other = reference if ".layers.2." in name else before
+        assert torch.equal(tensor, other[name]), name
+
+
+@pytest.mark.parametrize("where", ["inherit", "run_pretrain", "save_losses", "write_results"])
+def test_a_run_broken_off_between_its_steps_goes_on(
+    where: str, given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It dies right after what `where` names, the second time that it happens, if it does twice."""
+    real, calls = getattr(inheritune, where), []
+
+    def die(*arguments: Any, **named: Any) -> Any:
+        made = real(*arguments, **named)
+        calls.append(1)
+        if len(calls) == (2 if where in ("inherit", "run_pretrain") else 1):
+            raise KeyboardInterrupt
+        return made
+
+    monkeypatch.setattr(inheritune, where, die)
+    with pytest.raises(KeyboardInterrupt):
+        run_inheritune(plan(given, tmp_path / "out", max_rounds=2))
+    monkeypatch.undo()
+    result = run_inheritune(plan(given, tmp_path / "out", max_rounds=2))
+    assert [done.depth for done in result.rounds] == [2, 3]
+    again = run_inheritune(plan(given, tmp_path / "out", max_rounds=2))
+    assert [done.gap for done in again.rounds] == [done.gap for done in result.rounds]
+
+
+@pytest.mark.parametrize("step", [3, STEPS + 3])
+def test_killed_in_a_round_it_ends_with_the_same_bytes(
+    step: int, given: Path, tmp_path: Path
+) -> None:
+    script = Path(__file__).parent.parent / "integration" / "inheritune_kill_run.py"
+    source = Path(inheritune.__file__).parents[2]
+
+    def run(out: str, at: int) -> int:
+        config = tmp_path / f"{out}.yaml"
+        config.write_text(yaml.safe_dump(settings(given, tmp_path / out, max_rounds=2)))
+        ended = subprocess.run(
+            [sys.executable, str(script), str(config), str(at)],
+            check=False,
+            env={"PYTHONPATH": str(source), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        )
+        return ended.returncode
+
+    assert run("out", step) == -signal.SIGKILL
+    assert run("out", 0) == 0
+    whole = run_inheritune(plan(given, tmp_path / "whole", max_rounds=2))
+    for number, done in enumerate(whole.rounds, start=1):
+        other = tmp_path / "out" / f"round-{number:02d}" / "model" / "model.safetensors"
+        assert other.read_bytes() == (done.folder / "model.safetensors").read_bytes()
+
+
+def test_the_gap_is_paired_by_documents() -> None:
+    random = np.random.default_rng(0)
+    tokens = random.integers(1, 30, size=40).tolist()
+    easy = random.gamma(2.0, size=sum(tokens))
+    gap = paired_gap(losses(easy + 0.1, tokens), losses(easy, tokens))
+    assert gap.mean == pytest.approx(0.1, abs=1e-5)
+    assert gap.high - gap.low < 1e-5, "what both share does not count"
+    assert not gap.closed(0.0) and gap.closed(0.11)
+
+    noisy = easy + random.normal(scale=0.5, size=len(easy))
+    made = paired_gap(losses(noisy, tokens), losses(easy, tokens))
+    differences = np.split(noisy - easy, np.cumsum(tokens)[:-1])
+    slow = []
+    for _ in range(4000):
+        drawn = [differences[i] for i in random.integers(0, 40, size=40)]
+        slow.append(np.concatenate(drawn).mean())
+    assert (made.low, made.high) == pytest.approx(np.quantile(slow, [0.025, 0.975]), abs=0.01)
+    with pytest.raises(InputError, match="different held-out"):
+        paired_gap(losses(easy, tokens), losses(easy[1:], [tokens[0] - 1, *tokens[1:]]))
+    with pytest.raises(InputError, match="several"):
+        paired_gap(losses([1.0], [1]), losses([1.0], [1]))
+    assert Gap(mean=-0.2, low=-0.3, high=-0.1).closed(0.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"start_depth": 5}, "start_depth is 5"),
+        ({"start_depth": 0}, "start_depth is 0"),
+        ({"growth": "shrink"}, "growth is 'shrink'"),
+        ({"pretrain": {"model": "x"}}, "set reference"),
+        ({"pretrain": {"modle": "x"}}, "pretrain.modle"),
+        ({"pretrain": {"training": {"max_steps": 3}}}, "drop one"),
+        ({"pretrain": {"weights": "lawa"}}, "lawa"),
+        ({"pretrain": {"data": "none.jsonl"}}, "none.jsonl"),
+        ({"reference": "/nowhere"}, "/nowhere"),
+        ({"confidence": 1.0}, "confidence is 1.0"),
+    ],
+)
+def test_bad_input_costs_no_file(
+    changes: dict[str, Any], found: str, given: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=found):
+        plan(given, tmp_path / "out", **changes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_as_a_command(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(yaml.safe_dump(settings(given, tmp_path / "out", max_rounds=1)))
+    assert main(["inheritune", "--config", str(config), "--dry-run"]) == 0
+    assert "dry run" in capsys.readouterr().out and not (tmp_path / "out").exists()
+    assert main(["inheritune", "--config", str(config)]) == 0
+    told = capsys.readouterr().out
+    assert "round 1: 2 blocks" in told and "gap to the reference" in told
+    assert main(["inheritune", "--config", str(config), "--growth", "continue"]) == 2
+    assert "growth" in capsys.readouterr().err
