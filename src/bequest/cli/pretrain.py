@@ -70,6 +70,6 @@ def run(arguments: Sequence[str]) -> int:
 def _goes_on(plan: PretrainPlan) -> str:
     from bequest.training.resume import resume_point
 
-    step = resume_point(plan.run).step
+    step = resume_point(plan.run, plan.arguments.world_size).step
     after = f"after step {step}" if step else "from the beginning, for there is no checkpoint yet"
     return f"the same command goes on {after}."

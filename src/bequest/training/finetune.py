@@ -30,8 +30,9 @@ from bequest.training.finetune_model import lora_config
 from bequest.training.finetune_plan import FinetunePlan
 from bequest.training.finetune_publish import publish
 from bequest.training.flow_trainer import FlowTrainer
+from bequest.training.resumable import held
 from bequest.training.retention_callback import METRIC, RetentionCallback
-from bequest.training.run_folder import RunStart, begin, held_run, trainer_state
+from bequest.training.run_folder import RunStart, begin, trainer_state
 from bequest.training.samples import progress_bars
 from bequest.training.score import carry_out as carry_out_scoring
 from bequest.training.score_plan import explained
@@ -61,7 +62,7 @@ def finetune(plan: FinetunePlan, *, progress: bool = False, told: bool = False) 
         StorageError: the disk is full or failed.
     """
     first = rank_and_size()[0] == 0
-    with held_run(plan.run) if first else nullcontext():
+    with held(plan.run) if first else nullcontext():
         start = from_first(_begin(plan) if first else None)
         assert start is not None
         for note in start.notes if told else ():

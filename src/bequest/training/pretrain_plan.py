@@ -208,7 +208,7 @@ def plan_pretrain(
         arguments=arguments,
         record=record,
         goes_on=goes_on,
-        resume=resume_point(config.run_folder) if goes_on else nowhere,
+        resume=(resume_point(config.run_folder, arguments.world_size) if goes_on else nowhere),
         length=length,
     )
 

@@ -28,7 +28,8 @@ from torch import nn
 from bequest.checkpoints.lineage import package_versions
 from bequest.checkpoints.whole_file import whole_file
 from bequest.errors import BequestError, InputError
-from bequest.training.run_folder import begin, held_run
+from bequest.training.resumable import held
+from bequest.training.run_folder import begin
 from bequest.training.vision_data import ImageBatches, class_names, labels_of
 from bequest.training.vision_model import ImageClassifier, blended, new_head
 from bequest.training.vision_plan import ImagePlan
@@ -67,7 +68,7 @@ def run_stages(plan: ImagePlan, *, tell: Tell = lambda _: None) -> Stages:
     versions = " ".join(
         f"{name} {version}" for name, version in package_versions(("torch", "transformers")).items()
     )
-    with held_run(config.run_folder):
+    with held(config.run_folder):
         start = begin(
             config.run_folder, plan.identity, processes=1, anew=config.overwrite, versions=versions
         )
