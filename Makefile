@@ -41,7 +41,7 @@ test: assets  ## run the default test suite
 
 # pytest ends with 5 when no test was selected, which is no failure of the slow stage.
 test-slow: assets  ## run the tests that take long
-	$(BIN)/python -m pytest -m slow || [ $$? -eq 5 ]
+	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal || [ $$? -eq 5 ]
 
 bench: assets  ## run every benchmark; the figures are for a quiet machine
 	$(BIN)/python -m benchmarks
