@@ -27,8 +27,9 @@ ALWAYS = {
 MATRIX = [
     pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow) for name in INHERITED
 ]
-TOLERANCE = {"rwkv": 1e-4}
-"""Of logits; rwkv halves its states every few blocks, by number, and the eps of its norms shows."""
+NO_CACHE = ("reformer",)
+"""Whole models that transformers fails to generate with a cache: an einsum in `_hash_vectors`."""
+TOLERANCE: dict[str, float] = {}
 
 
 def load_whole(model_type: str, folder: Path) -> PreTrainedModel:
@@ -72,6 +73,8 @@ def sliced(raw: Raw, axis: int, blocks: tuple[int, ...], depth: int) -> Raw:
 def test_a_type_is_cut_right_and_grown_back(model_type: str, tmp_path: Path) -> None:
     source = tmp_path / "source"
     models.build(model_type).save_pretrained(source)
+    # Held to the model as loaded, not as built: transformers' YoutuPreTrainedModel._init_weights
+    # zeroes the padding token's embedding (and so its head's row) even after loading a stored one.
     whole = load_whole(model_type, source)
     before = skipping.logits(whole)
     depth = depth_of(whole.config)
@@ -94,6 +97,12 @@ def test_a_type_is_cut_right_and_grown_back(model_type: str, tmp_path: Path) -> 
         assert (expected - before).abs().max() > 1e-3  # else nothing is shown by what follows
         tolerance = TOLERANCE.get(model_type, 1e-5)
         torch.testing.assert_close(skipping.logits(cut), expected, rtol=0, atol=tolerance)
+        if model_type not in NO_CACHE:
+            # The skipped blocks fill slots of their own; no slot of the cut may stand for another's.
+            tokens, expected = skipping.generated(reference)
+            found, of_the_cut = skipping.generated(cut)
+            torch.testing.assert_close(of_the_cut, expected, rtol=0, atol=tolerance)
+            assert torch.equal(found, tokens)
         assert_bytes(plan, source)
     if half[0] == 0 and half == tuple(range(len(half))):
         bequest.grow(tmp_path / "half", source, tmp_path / "grown", layers=depth)

@@ -69,3 +69,19 @@ def prompt(model: PreTrainedModel, length: int = PROMPT_LENGTH) -> torch.Tensor:
 def logits(model: PreTrainedModel) -> torch.Tensor:
     """Logits of the prompt, [2, PROMPT_LENGTH, vocabulary], without a cache."""
     return model(prompt(model), use_cache=False).logits
+
+
+@torch.no_grad()
+def generated(model: PreTrainedModel, tokens: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    """Greedy generation with a cache: the sequences, and each new token's logits [2, tokens, v]."""
+    found: Any = model.generate(
+        prompt(model),
+        do_sample=False,
+        use_cache=True,
+        min_new_tokens=tokens,
+        max_new_tokens=tokens,
+        pad_token_id=0,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    return found.sequences, torch.stack(found.logits, 1)
