@@ -29,7 +29,8 @@ MATRIX = [
 ]
 NO_CACHE = ("reformer",)
 """Whole models that transformers fails to generate with a cache: an einsum in `_hash_vectors`."""
-TOLERANCE: dict[str, float] = {}
+WRONG_WITH_CACHE = ("minimax",)
+"""Whole models that a cache makes wrong: MiniMax's counts its tokens in block 0, a linear one."""
 
 
 def load_whole(model_type: str, folder: Path) -> PreTrainedModel:
@@ -69,6 +70,20 @@ def sliced(raw: Raw, axis: int, blocks: tuple[int, ...], depth: int) -> Raw:
     return Raw(raw.dtype, tuple(kept.shape), kept.numpy().tobytes())
 
 
+def assert_generates(cut: PreTrainedModel, reference: PreTrainedModel, model_type: str) -> None:
+    """Hold greedy generation with a cache to the whole model's in which blocks are skipped.
+
+    The skipped blocks fill slots of their own, so a slot that stood for another's would show.
+    """
+    sequences, found = skipping.generated(cut)
+    if model_type in WRONG_WITH_CACHE:
+        expected = skipping.next_logits(reference, sequences)
+    else:
+        same, expected = skipping.generated(reference)
+        assert torch.equal(sequences, same)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("model_type", MATRIX)
 def test_a_type_is_cut_right_and_grown_back(model_type: str, tmp_path: Path) -> None:
     source = tmp_path / "source"
@@ -95,14 +110,9 @@ def test_a_type_is_cut_right_and_grown_back(model_type: str, tmp_path: Path) -> 
         )
         expected = skipping.logits(reference)
         assert (expected - before).abs().max() > 1e-3  # else nothing is shown by what follows
-        tolerance = TOLERANCE.get(model_type, 1e-5)
-        torch.testing.assert_close(skipping.logits(cut), expected, rtol=0, atol=tolerance)
+        torch.testing.assert_close(skipping.logits(cut), expected, rtol=0, atol=1e-5)
         if model_type not in NO_CACHE:
-            # The skipped blocks fill slots of their own; no slot of the cut may stand for another's.
-            tokens, expected = skipping.generated(reference)
-            found, of_the_cut = skipping.generated(cut)
-            torch.testing.assert_close(of_the_cut, expected, rtol=0, atol=tolerance)
-            assert torch.equal(found, tokens)
+            assert_generates(cut, reference, model_type)
         assert_bytes(plan, source)
     if half[0] == 0 and half == tuple(range(len(half))):
         bequest.grow(tmp_path / "half", source, tmp_path / "grown", layers=depth)
