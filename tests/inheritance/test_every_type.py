@@ -123,7 +123,7 @@ def test_a_type_is_cut_right_and_grown_back(model_type: str, tmp_path: Path) -> 
 
 
 def test_every_type_of_transformers_is_known() -> None:
-    """When transformers adds a type, this names it: read its code, then write down its facts."""
+    """When transformers adds a type, this names it: search its code, then write down its facts."""
     known = {*ARCHITECTURES, *NESTED, *REFUSED, *models.ENCODER_DECODERS, *models.ENCODERS}
     assert sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - known) == []
     assert len(INHERITED) >= 150

@@ -27,7 +27,7 @@ _SENTENCES: dict[type[Any], str] = {
     limits.HomeOfShared: "**the first {kind} block must stay**: it stores what they all share",
     limits.LastKind: "**the last block must be {kind!r}** in `{field}`",
     rules.LeadingBlocks: "the count `{field}`",
-    limits.NotOfKind: "**no {kind!r} blocks**: the depth decides {what} wherever it is made anew, not loaded",
+    limits.NotOfKind: "**no {kind!r} blocks**: the depth decides {what} where it is made anew",
     limits.NumberInMath: "**first blocks only** where `{field}` is set",
     rules.NumbersInside: "the block numbers in `{field}`",
     rules.OfInitialization: "`{field}`, which only new weights read",
@@ -51,11 +51,12 @@ _OPENING = """# Which architectures are cut
 Made from the facts in `src/bequest/inheritance/architectures.py` by `zoo.types.page`; a test holds it
 equal to them. Another test cuts a tiny model of each inherited type, to its first half and to blocks
 that do not follow one another, and holds both to the whole model with the other blocks skipped:
-logits, and every tensor's bytes. `bequest grow` then makes the whole again from the half, byte for
-byte.
+logits, greedy generation with a cache, and every tensor's bytes. `bequest grow` then makes the whole
+again from the half, byte for byte.
 
 In every type the depth, `layer_types`, `mlp_layer_types` and `per_layer_config` follow the blocks.
-The table says what else does. Bold is a limit: another selection is refused with a sentence.
+The table says what else does. Bold is a limit: another selection is refused with a sentence. So is,
+in a type that mixes attention with other blocks, a selection without any attention.
 """
 
 
