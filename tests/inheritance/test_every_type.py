@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -20,15 +21,17 @@ from zoo.types import models, page, skipping
 
 INHERITED = [name for name in models.DECODERS if name not in REFUSED]
 ALWAYS = {
-    *("bamba", "deepseek_v4", "gemma3", "gemma4_text", "gpt_neo", "jamba", "laguna", "llama"),
+    *("deepseek_v4", "gemma3", "gemma4_text", "gpt_neo", "jamba", "laguna", "llama"),
     *("longcat_flash", "minicpm3", "qwen3_next", "recurrent_gemma"),
 }
-"""A representative dozen; the others run in the second stage."""
+"""Some that stand for the others, which run in the second stage."""
 MATRIX = [
     pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow) for name in INHERITED
 ]
-TOLERANCE = {"rwkv": 1e-4}
-"""Of logits; rwkv halves its states every few blocks, by number, and the eps of its norms shows."""
+NO_CACHE = ("reformer",)
+"""Whole models that transformers fails to generate with a cache: an einsum in `_hash_vectors`."""
+WRONG_WITH_CACHE = ("minimax",)
+"""Whole models that a cache makes wrong: MiniMax's counts its tokens in block 0, a linear one."""
 
 
 def load_whole(model_type: str, folder: Path) -> PreTrainedModel:
@@ -68,10 +71,26 @@ def sliced(raw: Raw, axis: int, blocks: tuple[int, ...], depth: int) -> Raw:
     return Raw(raw.dtype, tuple(kept.shape), kept.numpy().tobytes())
 
 
+def assert_generates(cut: PreTrainedModel, reference: PreTrainedModel, model_type: str) -> None:
+    """Hold greedy generation with a cache to the whole model's in which blocks are skipped.
+
+    The skipped blocks fill slots of their own, so a slot that stood for another's would show.
+    """
+    sequences, found = skipping.generated(cut)
+    if model_type in WRONG_WITH_CACHE:
+        expected = skipping.next_logits(reference, sequences)
+    else:
+        same, expected = skipping.generated(reference)
+        assert torch.equal(sequences, same)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("model_type", MATRIX)
 def test_a_type_is_cut_right_and_grown_back(model_type: str, tmp_path: Path) -> None:
     source = tmp_path / "source"
     models.build(model_type).save_pretrained(source)
+    # Held to the model as loaded, not as built: transformers' YoutuPreTrainedModel._init_weights
+    # zeroes the padding token's embedding (and so its head's row) even after loading a stored one.
     whole = load_whole(model_type, source)
     before = skipping.logits(whole)
     depth = depth_of(whole.config)
@@ -92,8 +111,9 @@ def test_a_type_is_cut_right_and_grown_back(model_type: str, tmp_path: Path) -> 
         )
         expected = skipping.logits(reference)
         assert (expected - before).abs().max() > 1e-3  # else nothing is shown by what follows
-        tolerance = TOLERANCE.get(model_type, 1e-5)
-        torch.testing.assert_close(skipping.logits(cut), expected, rtol=0, atol=tolerance)
+        torch.testing.assert_close(skipping.logits(cut), expected, rtol=0, atol=1e-5)
+        if model_type not in NO_CACHE:
+            assert_generates(cut, reference, model_type)
         assert_bytes(plan, source)
     if half[0] == 0 and half == tuple(range(len(half))):
         bequest.grow(tmp_path / "half", source, tmp_path / "grown", layers=depth)
@@ -103,8 +123,18 @@ def test_a_type_is_cut_right_and_grown_back(model_type: str, tmp_path: Path) -> 
         )
 
 
+def test_a_wrong_slot_in_the_cache_is_seen() -> None:
+    reference = models.build("llama")
+    wrong = copy.deepcopy(reference)
+    wrong.model.layers[2].self_attn.layer_idx = 1
+    torch.testing.assert_close(skipping.logits(wrong), skipping.logits(reference))
+    with pytest.raises((AssertionError, RuntimeError)):
+        assert_generates(wrong, reference, "llama")
+    assert_generates(reference, reference, "llama")
+
+
 def test_every_type_of_transformers_is_known() -> None:
-    """When transformers adds a type, this names it: read its code, then write down its facts."""
+    """When transformers adds a type, this names it: search its code, then write down its facts."""
     known = {*ARCHITECTURES, *NESTED, *REFUSED, *models.ENCODER_DECODERS, *models.ENCODERS}
     assert sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - known) == []
     assert len(INHERITED) >= 150

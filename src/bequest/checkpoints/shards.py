@@ -34,8 +34,8 @@ _MAKING = threading.Lock()
 """Values are made by one thread at a time: their makers share a model and a random generator."""
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
-Values = Callable[[], npt.NDArray[np.generic]]
-"""Makes the values of a tensor when they are written; bfloat16 as uint16."""
+Values = Callable[[], npt.NDArray[np.generic] | Iterator[npt.NDArray[np.generic]]]
+"""Makes the values of a tensor when they are written, whole or in rows; bfloat16 as uint16."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -220,8 +220,9 @@ def _write_shard(
             else:
                 with _MAKING:
                     values = first()
-                target.write(np.ascontiguousarray(values).tobytes())
-                progress(count)
+                for rows in (values,) if isinstance(values, np.ndarray) else values:
+                    target.write(np.ascontiguousarray(rows).tobytes())
+                    progress(rows.nbytes)
 
 
 def _runs(tensors: Iterable[PlannedTensor]) -> Iterator[list[PlannedTensor]]:

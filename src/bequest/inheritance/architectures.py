@@ -1,7 +1,8 @@
 """What each architecture ties to depth: which fields of a configuration change with the blocks.
 
 A cut that forgets one of these loads and runs and is silently wrong, so an architecture is inherited
-only once its configuration and model have been read and its facts stand here. The facts are checked
+only once its facts stand here: every use of the depth and of a block's number in its configuration
+and model was searched for, and tiny models were cut and held to the whole one. The facts are checked
 on every cut, too: the configuration of the result may differ in these fields only (`config_cut`),
 and every block must come out as the block it was (`identity`).
 """
@@ -18,25 +19,28 @@ from bequest.inheritance.depth_limits import (
     NotOfKind,
     NumberInMath,
     OnlyInLast,
+    PaddedForAll,
     SharedTail,
+)
+from bequest.inheritance.depth_periods import (
+    ExpertRange,
+    Period,
+    PeriodAndOffset,
+    RepeatedKinds,
+    SparseStep,
 )
 from bequest.inheritance.depth_rules import (
     BlockNumbers,
     DepthRule,
-    ExpertRange,
     LeadingBlocks,
     NumbersInside,
     OfInitialization,
-    Period,
-    PeriodAndOffset,
     PerLayerConfig,
     PerLayerList,
     PredictionBlocks,
-    RepeatedKinds,
     RootOfDepth,
     RunsOfKinds,
     SameAsDepth,
-    SparseStep,
     Superseded,
 )
 from bequest.inheritance.packed import Packed
@@ -250,13 +254,13 @@ ARCHITECTURES: dict[str, Architecture] = {
         RepeatedKinds("block_types"),
         OfInitialization("final_w_init_variance_scale", 2.0),
     ),
-    "reformer": _facts(PerLayerList("attn_layers")),
+    "reformer": _facts(PaddedForAll(), PerLayerList("attn_layers")),
     "smollm3": _facts(PerLayerList("no_rope_layers"), Period("no_rope_layer_interval")),
     "solar_open": _DEEPSEEK,
     "xlstm": _facts(SameAsDepth("num_blocks")),
     "zamba": _facts(HomeOfShared("layers_block_type", "hybrid")),
 }
-"""The facts by `model_type`, read in transformers 5.23's configurations and models."""
+"""The facts by `model_type`, from transformers 5.23's configurations and models."""
 
 NESTED: dict[str, str] = dict.fromkeys(
     [

@@ -19,6 +19,7 @@ from bequest.inheritance.architectures import (
     Architecture,
 )
 from bequest.inheritance.blocks import BlockNames
+from bequest.inheritance.cache_check import require_attention
 from bequest.inheritance.depth_rules import REMOVED, Changes
 from bequest.inheritance.refused_types import ENCODER_DECODERS, ENCODERS, REFUSED
 
@@ -184,7 +185,8 @@ def cut_config(
         The new JSON, and the fields changed (`REMOVED` for one that is gone).
 
     Raises:
-        UnsupportedModelError: a field that may be tied to depth is not known to be.
+        UnsupportedModelError: a field that may be tied to depth is not known to be, or transformers
+            could not run the cut.
     """
     field = NESTED.get(config["model_type"])
     whole = read_config(config, model=model)
@@ -194,10 +196,13 @@ def cut_config(
         after = read_config(result, model=f"the cut of {model}")
         _compare(getattr(whole, field), getattr(after, field), changes, model)
         _compare(whole, after, {field: after.to_dict()[field]}, model)
+        require_attention(getattr(whole, field), getattr(after, field), model=model)
         shown = {name: None if value is REMOVED else value for name, value in changes.items()}
         return result, {field: shown}
     result, changes = _cut(config, whole, selection, architecture, model)
-    _compare(whole, read_config(result, model=f"the cut of {model}"), changes, model)
+    after = read_config(result, model=f"the cut of {model}")
+    _compare(whole, after, changes, model)
+    require_attention(whole, after, model=model)
     return result, changes
 
 

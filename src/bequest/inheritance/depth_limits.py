@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -167,8 +168,37 @@ class HomeOfShared:
 
 
 @dataclass(frozen=True)
+class PaddedForAll:
+    """Blocks that hash the padding, which is made for every kind of block that a model has.
+
+    Source: `ReformerModel.forward` pads to a multiple of the chunk lengths of the kinds in
+    `attn_layers`, and LSH attention sorts the padded tokens among its chunks. Local attention masks
+    them, so that for it the padding makes no difference.
+    """
+
+    field: str = "attn_layers"
+
+    def cut(self, config: Any, selection: Sequence[int]) -> Changes:
+        """Change nothing; refuse LSH blocks alone where they would be padded to fewer tokens."""
+        left = {getattr(config, self.field)[index] for index in selection}
+        chunk, other = config.lsh_attn_chunk_length, config.local_attn_chunk_length
+        if left == {"lsh"} and "local" in getattr(config, self.field) and chunk % other:
+            raise UnsupportedModelError(
+                f"without a local block the model would pad its input to chunks of {chunk} tokens, "
+                f"no longer of {math.lcm(chunk, other)}, and its LSH blocks attend to other tokens "
+                "then; keep a local block."
+            )
+        return {}
+
+
+@dataclass(frozen=True)
 class NotOfKind:
-    """Blocks of a kind whose math depends on how deep the model is."""
+    """Blocks of a kind whose math depends on how deep the model is.
+
+    The checkpoint may hold what the depth decides, as MiniMax's holds `slope_rate`. transformers
+    loads it, so there the cut would be right to the last bit (measured); programs that make it anew
+    from a block's number and the depth, as vLLM does, would run another model, silently.
+    """
 
     field: str
     kind: str
@@ -182,6 +212,7 @@ class NotOfKind:
         if found:
             raise UnsupportedModelError(
                 f"in a {config.model_type} model the depth decides {self.what} of {self.kind} "
-                f"blocks, so block {found[0]} would compute something else in a shorter one."
+                f"blocks; where it is made anew, not loaded, block {found[0]} would compute something "
+                "else in a shorter one."
             )
         return {}

@@ -19,10 +19,16 @@ if TYPE_CHECKING:
 
 _NUMBERS_OF_BLOCK = {"layer_idx", "layer_id", "layer_index", "layer_number", "block_idx"}
 """Attributes that only tell a block its place, for the key-value cache."""
-_LISTS_OF_ALL_BLOCKS = {"attention_layers", "attn_layers"}
-"""Attributes with an entry for every block, of which a block picked its own when it was built."""
-_FOR_OTHERS = {"store_full_length_kv"}
-"""Attributes that tell what a block keeps for later ones, not what it computes (`SharedTail`)."""
+_OF_OTHER_BLOCKS = {
+    # Lists of every block's kind. A block picked its own from it: the type or class compared here.
+    ("GPTNeoAttention", "attention_layers"),
+    ("ReformerAttention", "attn_layers"),
+    # Whether the keys are kept for later blocks. Which block reads whose is held by `SharedTail`.
+    ("Gemma3nTextAttention", "store_full_length_kv"),
+    ("Gemma4TextAttention", "store_full_length_kv"),
+    ("Gemma4UnifiedTextAttention", "store_full_length_kv"),
+}
+"""Classes of modules and attributes of theirs that tell of other blocks than their own."""
 _STATE_OF_LOADING = {"_is_hf_initialized"}
 """Attributes that tell how a model was loaded, not what it computes."""
 _SIMPLE = (bool, int, float, str, type(None))
@@ -117,13 +123,15 @@ def _signature(block: nn.Module) -> dict[str, Any]:
     from torch import nn
 
     facts: dict[str, Any] = {}
-    ignored = vars(nn.Module()).keys() | _NUMBERS_OF_BLOCK | _LISTS_OF_ALL_BLOCKS
-    ignored |= _FOR_OTHERS | _STATE_OF_LOADING
+    ignored = vars(nn.Module()).keys() | _NUMBERS_OF_BLOCK | _STATE_OF_LOADING
     for path, module in block.named_modules():
         place = f"{path}." if path else ""
-        facts[f"{place}class"] = type(module).__qualname__
+        kind = type(module).__qualname__
+        facts[f"{place}class"] = kind
         for name, value in vars(module).items():
-            if name not in ignored and _is_simple(value):
+            if name in ignored or (kind, name) in _OF_OTHER_BLOCKS:
+                continue
+            if _is_simple(value):
                 facts[f"{place}{name}"] = value
     for name, tensor in (*block.named_parameters(), *block.named_buffers()):
         facts[f"{name} (shape)"] = tuple(tensor.shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,10 +13,13 @@ from bequest.checkpoints.header import TensorEntry
 from bequest.checkpoints.shards import PlannedTensor
 from bequest.errors import CheckpointError
 
+ROWS_AT_A_TIME = 1024
+"""Rows of a matrix that are in memory at once; Gemma 3n's are 18 KB wide."""
+
 
 @dataclass(frozen=True)
 class Packed:
-    """A tensor that holds one slice a block along an axis."""
+    """A matrix that holds one slice a block along an axis."""
 
     ending: str
     """What its key ends with."""
@@ -66,23 +69,36 @@ def plan_packed(
     width = shape[kind.axis] // parts[0].depth
     shape[kind.axis] = width * sum(len(part.blocks) for part in parts)
 
-    def values() -> npt.NDArray[np.generic]:
-        slices = [
-            dtypes.convert(_slices(part, kind.axis), part.entry.dtype, dtype) for part in parts
+    def values() -> Iterator[npt.NDArray[np.generic]]:
+        if kind.axis == 0:
+            for part in parts:
+                for block in part.blocks:
+                    yield from _rows(part, dtype, range(block * width, (block + 1) * width))
+            return
+        columns = [
+            np.concatenate([np.arange(block * width, (block + 1) * width) for block in part.blocks])
+            for part in parts
         ]
-        return np.ascontiguousarray(np.concatenate(slices, axis=kind.axis))
+        together = [
+            _rows(part, dtype, range(shape[0]), taken)
+            for part, taken in zip(parts, columns, strict=True)
+        ]
+        for pieces in zip(*together, strict=True):
+            yield np.concatenate(pieces, axis=1)
 
     return PlannedTensor(name=name, dtype=dtype, shape=tuple(shape), source=values)
 
 
-def _slices(part: Part, axis: int) -> npt.NDArray[np.generic]:
+def _rows(
+    part: Part, dtype: str, rows: range, columns: npt.NDArray[np.intp] | None = None
+) -> Iterator[npt.NDArray[np.generic]]:
+    """Read some rows of a matrix, a few at a time, and convert them."""
     entry = part.entry
     # Mapped, not read: only the pages of the wanted slices come into memory.
     stored: npt.NDArray[np.generic] = np.memmap(
         entry.file, dtypes.numpy_dtype(entry.dtype), "r", entry.start, entry.shape
     )
-    width = entry.shape[axis] // part.depth
-    chosen = np.concatenate(
-        [np.arange(block * width, (block + 1) * width) for block in part.blocks]
-    )
-    return np.take(stored, chosen, axis=axis)
+    for first in range(rows.start, rows.stop, ROWS_AT_A_TIME):
+        piece = stored[first : min(first + ROWS_AT_A_TIME, rows.stop)]
+        taken = piece if columns is None else np.take(piece, columns, axis=1)
+        yield dtypes.convert(np.ascontiguousarray(taken), entry.dtype, dtype)

@@ -94,6 +94,7 @@ HYBRID: dict[str, dict[str, Any]] = {
     },
     "rwkv": {"attention_hidden_size": 32},
     "xlstm": {
+        "hidden_size": 64,  # its cache rounds up to a multiple of 64, its blocks do not
         "num_blocks": 6,
         "qk_dim_factor": 1.0,
         "num_heads": 2,

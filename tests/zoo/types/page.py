@@ -9,6 +9,7 @@ from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from bequest.inheritance import depth_limits as limits
+from bequest.inheritance import depth_periods as periods
 from bequest.inheritance import depth_rules as rules
 from bequest.inheritance.architectures import (
     ARCHITECTURES,
@@ -21,26 +22,27 @@ PAGE = Path(__file__).resolve().parents[3] / "docs" / "architectures.md"
 _SENTENCES: dict[type[Any], str] = {
     limits.AlwaysFirst: "**first blocks only**: a block's number decides {what}",
     rules.BlockNumbers: "the block numbers in `{field}`",
-    rules.ExpertRange: "`{interval}`, `{start}` and `{end}`, where some interval fits",
+    periods.ExpertRange: "`{interval}`, `{start}` and `{end}`, where some interval fits",
     limits.Follower: "`{field}`; a {follower!r} block must keep the {leader!r} block it reads",
     limits.HomeOfShared: "**the first {kind} block must stay**: it stores what they all share",
     limits.LastKind: "**the last block must be {kind!r}** in `{field}`",
     rules.LeadingBlocks: "the count `{field}`",
-    limits.NotOfKind: "**no {kind!r} blocks**: the depth decides {what}",
+    limits.NotOfKind: "**no {kind!r} blocks**: the depth decides {what} where it is made anew",
     limits.NumberInMath: "**first blocks only** where `{field}` is set",
     rules.NumbersInside: "the block numbers in `{field}`",
     rules.OfInitialization: "`{field}`, which only new weights read",
     limits.OnlyInLast: "**the last block must stay last**: only it has {what}",
-    rules.Period: "`{field}` goes where the blocks no longer follow it",
-    rules.PeriodAndOffset: "`{period}` and `{offset}`, where some period fits",
+    periods.Period: "`{field}` goes where the blocks no longer follow it",
+    periods.PeriodAndOffset: "`{period}` and `{offset}`, where some period fits",
+    limits.PaddedForAll: "**a local block must stay with LSH blocks** unless its chunks divide theirs",
     rules.PerLayerList: "the list `{field}`",
     rules.PredictionBlocks: "`{field}`: prediction blocks are left out",
-    rules.RepeatedKinds: "the repeated list `{field}`",
+    periods.RepeatedKinds: "the repeated list `{field}`",
     rules.RootOfDepth: "`{field}`, which is divided by the root of the depth",
     rules.RunsOfKinds: "the runs in `{field}`",
     rules.SameAsDepth: "`{field}`, the depth again",
     limits.SharedTail: "`{field}`; a block that reads another's keys must keep that one",
-    rules.SparseStep: "`{dense}` and `{step}`",
+    periods.SparseStep: "`{dense}` and `{step}`",
     rules.Superseded: "`{field}` gives way to the list it stands for",
 }
 
@@ -49,11 +51,12 @@ _OPENING = """# Which architectures are cut
 Made from the facts in `src/bequest/inheritance/architectures.py` by `zoo.types.page`; a test holds it
 equal to them. Another test cuts a tiny model of each inherited type, to its first half and to blocks
 that do not follow one another, and holds both to the whole model with the other blocks skipped:
-logits, and every tensor's bytes. `bequest grow` then makes the whole again from the half, byte for
-byte.
+logits, greedy generation with a cache, and every tensor's bytes. `bequest grow` then makes the whole
+again from the half, byte for byte.
 
 In every type the depth, `layer_types`, `mlp_layer_types` and `per_layer_config` follow the blocks.
-The table says what else does. Bold is a limit: another selection is refused with a sentence.
+The table says what else does. Bold is a limit: another selection is refused with a sentence. So is,
+in a type that mixes attention with other blocks, a selection without any attention.
 """
 
 

@@ -54,6 +54,8 @@ def _pass_on(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
             attn_output=kwargs["prev_attn_output"], hidden_states=kwargs["hidden_states"]
         )
     given = dict(zip(inspect.signature(module.forward).parameters, args, strict=False)) | kwargs
+    if "output_g" in given:  # XLNet predicts from a second stream when it generates
+        return given["output_h"], given["output_g"], *output[2:]
     if "prev_router_hidden_states" in given:  # ZAYA's routers add up over the blocks
         return hidden_states, given["prev_router_hidden_states"]
     return (hidden_states, *output[1:])
@@ -69,3 +71,25 @@ def prompt(model: PreTrainedModel, length: int = PROMPT_LENGTH) -> torch.Tensor:
 def logits(model: PreTrainedModel) -> torch.Tensor:
     """Logits of the prompt, [2, PROMPT_LENGTH, vocabulary], without a cache."""
     return model(prompt(model), use_cache=False).logits
+
+
+@torch.no_grad()
+def generated(model: PreTrainedModel, tokens: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    """Greedy generation with a cache: the sequences, and each new token's logits [2, tokens, v]."""
+    found: Any = model.generate(
+        prompt(model),
+        do_sample=False,
+        use_cache=True,
+        min_new_tokens=tokens,
+        max_new_tokens=tokens,
+        pad_token_id=0,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    return found.sequences, torch.stack(found.logits, 1)
+
+
+@torch.no_grad()
+def next_logits(model: PreTrainedModel, sequences: torch.Tensor, tokens: int = 4) -> torch.Tensor:
+    """The logits that lead to the last `tokens` of the sequences, without a cache."""
+    return model(sequences[:, :-1], use_cache=False).logits[:, -tokens:]
