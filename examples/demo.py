@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -47,7 +48,7 @@ def run_command(arguments: tuple[str, ...]) -> float:
         # The terminal interrupts the command as well: let it leave its files in order.
         child.wait()
         raise
-    if code == STOPPED:
+    if code in (STOPPED, -signal.SIGINT):
         raise KeyboardInterrupt
     if code != 0:
         raise SystemExit(code)
@@ -133,7 +134,7 @@ def conclude(out: Path, plan: list[Step], state: dict[str, Any]) -> None:
     title("What came of it")
     parameters = {row["label"]: row["parameters"] for row in table_of(out / "depth", "Models")}
     print_row("", "blocks", "parameters", "bits per byte of held-out Brown")
-    found = scores(out / "depth", "brown")
+    found = scores(out / "depth", "brown.jsonl")
     for name, bits in found.items():
         folder = MODEL if name == "whole" else out / name
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -147,7 +148,7 @@ def conclude(out: Path, plan: list[Step], state: dict[str, Any]) -> None:
     print("   Averages pay late in a run, at a high learning rate (docs/averaging.md).\n")
 
     print_row("", "answers", "questions", "Brown", "(kept if not above before)")
-    kept, target = (scores(out / "forgetting", task) for task in ("brown", "questions"))
+    kept, target = (scores(out / "forgetting", task) for task in ("brown.jsonl", "questions.jsonl"))
     losses = {name: answer_losses(out / name) for name in ("standard", "flow")}
     answers = {"before": losses["standard"][0]} | {name: pair[1] for name, pair in losses.items()}
     for name, loss in answers.items():

@@ -41,7 +41,8 @@ def questions(count: int, seed: int, without: Iterable[str] = ()) -> list[dict[s
     """Generate prompts and completions, the tasks in turn; none of `without` is among them."""
     import reasoning_gym
 
-    seen, found = set(without), []
+    seen = set(without)
+    found: list[dict[str, str]] = []
     generators = [
         iter(reasoning_gym.create_dataset(task, size=20 * count + 100, seed=seed)) for task in TASKS
     ]

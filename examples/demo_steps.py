@@ -123,7 +123,7 @@ def _tuning(out: Path) -> list[Step]:
             out, "forgetting", "Evaluate: what was gained on the questions, what forgotten of Brown?",
             "evaluate", f"before={model}", f"standard={standard}", f"flow={flow}",
             "--texts", short(data / "questions.jsonl"), short(data / "brown.jsonl"),
-            "--target", "questions", "--between", "--out", short(out / "forgetting"),
+            "--target", "questions.jsonl", "--between", "--out", short(out / "forgetting"),
         ),
     ]
     # fmt: on
