@@ -23,7 +23,7 @@ from demo_steps import BROWN, CONFIGS, MODEL, ROOT, Step, prepare, settings, sho
 from bequest.errors import BequestError, InputError
 
 STATE = "demo.json"
-"""What the folder was made with, and the seconds that its finished steps took."""
+"""What the folder was made with, and the seconds and CPU seconds of its finished steps."""
 STOPPED = 130
 
 
@@ -32,15 +32,15 @@ def title(text: str, line: str = "-") -> None:
     print(f"{text}\n{line * len(text)}\n", flush=True)
 
 
-def run_command(arguments: tuple[str, ...]) -> float:
-    """Print a bequest command as it can be copied, run it, and return its seconds.
+def run_command(arguments: tuple[str, ...]) -> tuple[float, float]:
+    """Print a bequest command as it can be copied, run it, and return its seconds and CPU seconds.
 
     Raises:
         SystemExit: it failed; it has said why.
     """
     command = [str(Path(sys.executable).with_name("bequest")), *arguments]
     print(f"   $ {shlex.join([short(command[0]), *arguments])}\n", flush=True)
-    started = time.monotonic()
+    started, before = time.monotonic(), cpu_seconds()
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     try:
         code = child.wait()
@@ -53,7 +53,13 @@ def run_command(arguments: tuple[str, ...]) -> float:
     if code != 0:
         raise SystemExit(code)
     print(flush=True)
-    return time.monotonic() - started
+    return time.monotonic() - started, cpu_seconds() - before
+
+
+def cpu_seconds() -> float:
+    """What all commands so far took of all cores: it says more than the clock on a busy machine."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
 
 
 def demo(out: Path, layers: int, scale: float) -> None:
@@ -72,8 +78,7 @@ def demo(out: Path, layers: int, scale: float) -> None:
         if step.done.exists() and "report" not in step.arguments:
             print(f"   done before: {short(step.done)}\n", flush=True)
             continue
-        seconds = run_command(step.arguments)
-        state["seconds"][step.title] = round(seconds, 1)
+        state["seconds"][step.title] = [round(spent, 1) for spent in run_command(step.arguments)]
         write_state(out, state)
     conclude(out, plan, state)
 
@@ -160,21 +165,20 @@ def conclude(out: Path, plan: list[Step], state: dict[str, Any]) -> None:
         "   One short run each says nothing of the methods: experiments/RESULTS.md has long ones.\n"
     )
 
+    spent = state["seconds"]
     for number, step in enumerate(plan, 1):
-        seconds = state["seconds"].get(step.title)
-        told = "done before" if seconds is None else f"{seconds:.0f} s"
-        print(f"   {number}  {step.arguments[0]:<10} {told:>12}")
+        wall, cpu = spent.get(step.title, (0.0, 0.0))
+        print_row(f"{number}  {step.arguments[0]}", f"{wall:.0f} s", f"{cpu:.0f} s of CPU")
+    print_row("in all", f"{sum(wall for wall, _ in spent.values()):.0f} s")
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    if sys.platform != "darwin":
-        peak *= 1024
-    print(f"\n   {sum(state['seconds'].values()):.0f} s in all; the largest command took ", end="")
-    print(f"{peak / 1e9:.1f} GB of memory.\n")
+    peak *= 1 if sys.platform == "darwin" else 1024
+    print(f"   The largest command of this run took {peak / 1e9:.1f} GB of memory.\n")
     print(f"   report: {short(out / 'report.html')}", flush=True)
 
 
 def print_row(name: str, *cells: str) -> None:
     """Print a line of a table."""
-    print(f"   {name:<10}" + "".join(f"{cell:>14}" for cell in cells))
+    print(f"   {name:<12}" + "".join(f"{cell:>16}" for cell in cells))
 
 
 def main() -> int:
