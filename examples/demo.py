@@ -138,7 +138,7 @@ def conclude(out: Path, plan: list[Step], state: dict[str, Any]) -> None:
     """Print the tables of what came of it, and where the report lies."""
     title("What came of it")
     parameters = {row["label"]: row["parameters"] for row in table_of(out / "depth", "Models")}
-    print_row("", "blocks", "parameters", "bits per byte of held-out Brown")
+    print_row("", "blocks", "parameters", "bits per byte")
     found = scores(out / "depth", "brown.jsonl")
     for name, bits in found.items():
         folder = MODEL if name == "whole" else out / name
@@ -152,7 +152,7 @@ def conclude(out: Path, plan: list[Step], state: dict[str, Any]) -> None:
         print("   Its average lags: while the loss falls this fast, older weights are worse ones.")
     print("   Averages pay late in a run, at a high learning rate (docs/averaging.md).\n")
 
-    print_row("", "answers", "questions", "Brown", "(kept if not above before)")
+    print_row("", "answers", "questions", "Brown")
     kept, target = (scores(out / "forgetting", task) for task in ("brown.jsonl", "questions.jsonl"))
     losses = {name: answer_losses(out / name) for name in ("standard", "flow")}
     answers = {"before": losses["standard"][0]} | {name: pair[1] for name, pair in losses.items()}
