@@ -33,7 +33,7 @@ $(READY): pyproject.toml constraints.txt
 assets: $(READY)  ## bring SmolLM2-135M and the Brown corpus to .cache/assets
 	@$(BIN)/python -m assets
 
-demo: assets  ## cut a real model in half and show what it costs
+demo: assets  ## run the three methods on a real model, and report (8 minutes)
 	@$(BIN)/python examples/demo.py
 
 test: assets  ## run the default test suite

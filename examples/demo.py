@@ -1,114 +1,30 @@
-"""Cut a real model in half and show what that costs: `make demo`.
+"""Run the three methods on a real model and report what comes of it: `make demo`.
 
-Runs the commands that you would type, and measures what comes out of them.
+Every step is a command, printed as it can be copied. Broken off, it goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
-import math
 import os
+import resource
 import shlex
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from demo_steps import BROWN, CONFIGS, MODEL, ROOT, Step, prepare, settings, short, steps
+
 from bequest.errors import BequestError, InputError
-from bequest.results import Section, write_results
 
-ROOT = Path(__file__).resolve().parent.parent
-ASSETS = ROOT / ".cache" / "assets"
-MODEL = ASSETS / "SmolLM2-135M-Instruct"
-TEXTS = ASSETS / "brown" / "held_out.jsonl"
-BYTES_PER_TEXT = 1024
-PROMPT = "The largest planet of the solar system is"
-NEW_TOKENS = 24
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What the demo says of one model."""
-
-    layers: int
-    """Transformer blocks."""
-    parameters: int
-    """Parameters, tied ones counted once."""
-    weight_bytes: int
-    """Size of the weight files on disk."""
-    bits_per_byte: float
-    """On the held-out texts."""
-    standard_error: float
-    """Of `bits_per_byte`, the texts being a sample."""
-    guess: float
-    """Bits per byte of a model that finds every token of the vocabulary equally likely."""
-    generated: str
-    """How the model goes on after the prompt, greedily; one line."""
-
-
-def run_command(*arguments: str | Path) -> float:
-    """Print a bequest command as it can be copied, run it, and return its seconds."""
-    command = [str(Path(sys.executable).with_name("bequest")), *map(str, arguments)]
-    print(f"   $ {shlex.join(short(part) for part in command)}\n", flush=True)
-    started = time.monotonic()
-    ended = subprocess.run(command, stdin=subprocess.DEVNULL, check=False)
-    if ended.returncode != 0:
-        raise SystemExit(ended.returncode)
-    print(flush=True)
-    return time.monotonic() - started
-
-
-def short(path: str | Path) -> str:
-    """The path from where the user stands, if it is below."""
-    here = Path.cwd()
-    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else str(path)
-
-
-def held_out_texts(count: int) -> list[str]:
-    """The beginnings of the first held-out Brown texts."""
-    if not MODEL.exists() or not TEXTS.exists():
-        raise InputError(
-            f"{short(ASSETS)} does not hold the demo's model and texts; run `make assets`"
-        )
-    with TEXTS.open(encoding="utf-8") as lines:
-        texts = [json.loads(line)["text"] for line in lines]
-    return [text.encode()[:BYTES_PER_TEXT].decode(errors="ignore") for text in texts[:count]]
-
-
-def measure(folder: Path, texts: Sequence[str]) -> Measured:
-    """Load a model as anyone would and measure it."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
-    from bequest.evaluation.bits_per_byte import bits_per_byte
-
-    logging.disable_progress_bar()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    result = bits_per_byte(model, tokenizer, texts, progress=sys.stderr.isatty())
-    assert result.standard_error is not None
-    return Measured(
-        layers=model.config.num_hidden_layers,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        weight_bytes=sum(path.stat().st_size for path in folder.glob("*.safetensors")),
-        bits_per_byte=result.bits_per_byte,
-        standard_error=result.standard_error,
-        guess=math.log2(model.config.vocab_size) * result.tokens / result.bytes,
-        generated=go_on(model, tokenizer),
-    )
-
-
-def go_on(model: Any, tokenizer: Any) -> str:
-    """What the model writes after the prompt, greedily, on one line."""
-    inputs = tokenizer(PROMPT, return_tensors="pt")
-    written = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
-    new = written[0, inputs["input_ids"].shape[1] :]
-    return " ".join(tokenizer.decode(new, skip_special_tokens=True).split())
+STATE = "demo.json"
+"""What the folder was made with, and the seconds and CPU seconds of its finished steps."""
+STOPPED = 130
 
 
 def title(text: str, line: str = "-") -> None:
@@ -116,105 +32,177 @@ def title(text: str, line: str = "-") -> None:
     print(f"{text}\n{line * len(text)}\n", flush=True)
 
 
-def comparison(whole: Measured, cut: Measured, seconds: float) -> list[Section]:
-    """The results as sections of results.json."""
-    rows = [
-        ["layers", whole.layers, cut.layers],
-        ["parameters", whole.parameters, cut.parameters],
-        ["bytes of weight files", whole.weight_bytes, cut.weight_bytes],
-        ["seconds to make", None, round(seconds, 1)],
-        ["bits per byte", round(whole.bits_per_byte, 3), round(cut.bits_per_byte, 3)],
-        ["its standard error", round(whole.standard_error, 3), round(cut.standard_error, 3)],
-        ["bits per byte of a blind guess", round(whole.guess, 3), round(cut.guess, 3)],
-    ]
-    lines = [["whole", whole.generated], ["cut", cut.generated]]
-    return [
-        Section(
-            title="Whole and cut",
-            type="table",
-            data={"columns": ["", "whole", "cut"], "rows": rows},
-        ),
-        Section(
-            title=f'After "{PROMPT}"',
-            type="table",
-            data={"columns": ["model", "text"], "rows": lines},
-        ),
-    ]
+def run_command(arguments: tuple[str, ...]) -> tuple[float, float]:
+    """Print a bequest command as it can be copied, run it, and return its seconds and CPU seconds.
+
+    Raises:
+        SystemExit: it failed; it has said why.
+    """
+    command = [str(Path(sys.executable).with_name("bequest")), *arguments]
+    print(f"   $ {shlex.join([short(command[0]), *arguments])}\n", flush=True)
+    started, before = time.monotonic(), cpu_seconds()
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    try:
+        code = child.wait()
+    except KeyboardInterrupt:
+        # The terminal interrupts the command as well: let it leave its files in order.
+        child.wait()
+        raise
+    if code in (STOPPED, -signal.SIGINT):
+        raise KeyboardInterrupt
+    if code != 0:
+        raise SystemExit(code)
+    print(flush=True)
+    return time.monotonic() - started, cpu_seconds() - before
 
 
-def print_rows(section: Section) -> None:
-    """Print a table of numbers, two models beside each other."""
-    for label, *numbers in [section.data["columns"], *section.data["rows"]]:
-        cells = [
-            "" if cell is None else cell if isinstance(cell, str) else f"{cell:,}"
-            for cell in numbers
-        ]
-        print(f"   {label:<31}" + "".join(f"{cell:>14}" for cell in cells))
+def cpu_seconds() -> float:
+    """What all commands so far took of all cores: it says more than the clock on a busy machine."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
 
 
-def demo(out: Path, layers: int, count: int) -> None:
-    """Run the demo and leave its results in `out`."""
-    texts = held_out_texts(count)
-    total = sum(len(text.encode()) for text in texts)
-    student = out / f"SmolLM2-{layers}-layers"
+def demo(out: Path, layers: int, scale: float) -> None:
+    """Run all steps that are not done yet, then say what came of them."""
+    if not MODEL.exists() or not BROWN.exists():
+        raise InputError(f"{short(MODEL.parent)} lacks the model or the texts; run `make assets`")
+    plan = steps(out, layers, scale)
+    state = read_state(out, plan)
+    title("bequest: inherit, average, fine-tune and forget less, on a real model", "=")
+    print("   Every step is a command to copy; the settings of the training runs lie in")
+    print(f"   {short(CONFIGS)}, all that is made in {short(out)}.")
+    print("   It shows how, in minutes: models trained for so few steps are no good yet.\n")
+    prepare(out, scale)
+    for number, step in enumerate(plan, 1):
+        title(f"{number}/{len(plan)}  {step.title}")
+        if step.done.exists() and "report" not in step.arguments:
+            print(f"   done before: {short(step.done)}\n", flush=True)
+            continue
+        state["seconds"][step.title] = [round(spent, 1) for spent in run_command(step.arguments)]
+        write_state(out, state)
+    conclude(out, plan, state)
 
-    title("bequest: cut a small model out of a big one", "=")
-    print("   No training, no GPU: the first blocks of a real model, as a model of their own.\n")
 
-    title(f"1. Inherit the first {layers} blocks, the embeddings and the head")
-    seconds = run_command("inherit", MODEL, student, "--layers", str(layers), "--overwrite")
+def read_state(out: Path, plan: list[Step]) -> dict[str, Any]:
+    """Return the state of `out`, a new one if there is none.
 
-    title(f"2. Read the beginnings of {len(texts)} held-out Brown texts ({total:,} bytes in all)")
-    measured = []
-    for name, folder in (("whole", MODEL), ("cut", student)):
-        started = time.monotonic()
-        measured.append(measure(folder, texts))
-        print(f"   {name:<5}  {time.monotonic() - started:.0f} s", flush=True)
-    whole, cut = measured
-    sections = comparison(whole, cut, seconds)
-    print()
+    Raises:
+        InputError: the folder holds a demo of other settings.
+    """
+    digest = hashlib.sha256(settings(plan).encode()).hexdigest()
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / STATE
+    if not path.exists():
+        if any(out.iterdir()):
+            raise InputError(f"{short(out)} holds other files; remove it or choose another --out")
+        state: dict[str, Any] = {"settings": digest, "seconds": {}}
+        write_state(out, state)
+        return state
+    state = json.loads(path.read_text(encoding="utf-8"))
+    if state["settings"] != digest:
+        raise InputError(
+            f"{short(out)} holds a demo of other settings; remove it or choose another --out"
+        )
+    return state
 
-    title("3. Compare")
-    print_rows(sections[0])
-    print(f"\n   {PROMPT} ...")
-    print(f"   whole  ... {whole.generated}")
-    print(f"   cut    ... {cut.generated}\n")
-    print("   A cut model must be trained: its head has never read what its last block now gives,")
+
+def write_state(out: Path, state: dict[str, Any]) -> None:
+    """Write the state, whole or not at all."""
+    part = out / f"{STATE}.part"
+    part.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+    part.replace(out / STATE)
+
+
+def table_of(folder: Path, name: str) -> list[dict[str, Any]]:
+    """The rows of a table in a folder's results.json, by their columns."""
+    document = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    data = next(part["data"] for part in document["sections"] if part["title"] == name)
+    return [dict(zip(data["columns"], row, strict=True)) for row in data["rows"]]
+
+
+def scores(folder: Path, task: str) -> dict[str, float]:
+    """Bits per byte of all models of an evaluation, the first one's included."""
+    rows = [row for row in table_of(folder, "Gains and losses") if row["task"] == task]
+    found = {rows[0]["before"]: rows[0]["score before"]}
+    return found | {row["after"]: row["score after"] for row in rows}
+
+
+def answer_losses(folder: Path) -> tuple[float, float]:
+    """Loss of the held-out answers before and after a fine-tuning run."""
+    wanted = "held-out loss (nats/token)"
+    row = next(row for row in table_of(folder, "Run") if row["what"] == wanted)
+    return row["first"], row["last"]
+
+
+def conclude(out: Path, plan: list[Step], state: dict[str, Any]) -> None:
+    """Print the tables of what came of it, and where the report lies."""
+    title("What came of it")
+    parameters = {row["label"]: row["parameters"] for row in table_of(out / "depth", "Models")}
+    print_row("", "blocks", "parameters", "bits per byte")
+    found = scores(out / "depth", "brown.jsonl")
+    for name, bits in found.items():
+        folder = MODEL if name == "whole" else out / name
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        blocks = config["num_hidden_layers"]
+        print_row(name, str(blocks), f"{parameters[name]:,}", f"{bits:.3f}")
     print(
-        "   so it writes nonsense. What it inherits is a start for training, not a finished model.\n"
+        "\n   A cut model must be trained far longer than here: so few steps only begin to mend it."
+    )
+    if found["averaged"] > found["trained"]:
+        print("   Its average lags: while the loss falls this fast, older weights are worse ones.")
+    print("   Averages pay late in a run, at a high learning rate (docs/averaging.md).\n")
+
+    print_row("", "answers", "questions", "Brown")
+    kept, target = (scores(out / "forgetting", task) for task in ("brown.jsonl", "questions.jsonl"))
+    losses = {name: answer_losses(out / name) for name in ("standard", "flow")}
+    answers = {"before": losses["standard"][0]} | {name: pair[1] for name, pair in losses.items()}
+    for name, loss in answers.items():
+        print_row(name, f"{loss:.3f}", f"{target[name]:.3f}", f"{kept[name]:.3f}")
+    print(
+        "\n   answers: held-out loss in nats/token; questions with answers and Brown: bits per byte."
+    )
+    print(
+        "   One short run each says nothing of the methods: experiments/RESULTS.md has long ones.\n"
     )
 
-    title("Where everything lies")
-    command = shlex.join(["examples/demo.py", "--layers", str(layers), "--texts", str(count)])
-    results = write_results(out, command, sections)
-    for label, path in (
-        ("whole model", MODEL),
-        ("cut model", student),
-        ("its lineage", student / "bequest.json"),
-        ("texts", TEXTS),
-        ("results", results),
-    ):
-        print(f"   {label:<12} {short(path)}")
+    spent = state["seconds"]
+    for number, step in enumerate(plan, 1):
+        wall, cpu = spent.get(step.title, (0.0, 0.0))
+        print_row(f"{number}  {step.arguments[0]}", f"{wall:.0f} s", f"{cpu:.0f} s of CPU")
+    print_row("in all", f"{sum(wall for wall, _ in spent.values()):.0f} s")
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    peak *= 1 if sys.platform == "darwin" else 1024
+    print(f"   The largest command of this run took {peak / 1e9:.1f} GB of memory.\n")
+    print(f"   report: {short(out / 'report.html')}", flush=True)
+
+
+def print_row(name: str, *cells: str) -> None:
+    """Print a line of a table."""
+    print(f"   {name:<12}" + "".join(f"{cell:>16}" for cell in cells))
 
 
 def main() -> int:
     """Read the options and run the demo; a refused input ends it with one sentence."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--out", type=Path, default=ROOT / ".cache" / "demo")
+    parser.add_argument("--out", type=Path, help="folder to write (default: below .cache)")
     parser.add_argument("--layers", type=int, default=15, help="blocks to keep (default: 15 of 30)")
-    parser.add_argument("--texts", type=int, default=53, help="held-out texts (default: all 53)")
+    parser.add_argument(
+        "--scale", type=float, default=1, help="times as many steps and samples (default: 1)"
+    )
     options = parser.parse_args()
-    if options.texts < 2:
-        parser.error("--texts must be at least 2: a standard error needs two texts")
+    if not 0 < options.scale < float("inf"):
+        parser.error(f"--scale is {options.scale}; give a number above 0")
+    suffix = "" if options.scale == 1 else f"-x{options.scale:g}"
+    out = options.out or ROOT / ".cache" / f"demo{suffix}"
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
-        demo(options.out.resolve(), options.layers, options.texts)
+        demo(out.absolute(), options.layers, options.scale)
     except BequestError as error:
         print(f"demo: error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("demo: interrupted", file=sys.stderr)
-        return 130
+        print("demo: interrupted; run it again to go on", file=sys.stderr)
+        return STOPPED
     return 0
 
 

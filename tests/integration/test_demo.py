@@ -1,52 +1,130 @@
-"""`make demo`, on a few texts."""
+"""`make demo`, with two steps instead of thirty and few texts."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
+import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from zoo.command import environment
+
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "examples" / "demo.py"
+TINY = ("--scale", "0.03", "--layers", "2")
+BITS = re.compile(r"^   (\w+) +(\d+) +([\d,]+) +([\d.]+)$", re.MULTILINE)
+
+
+def command(*options: str | Path) -> list[str]:
+    return [sys.executable, str(DEMO), *map(str, options)]
 
 
 def run(*options: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(DEMO), *map(str, options)]
     return subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=ROOT, stdin=subprocess.DEVNULL
+        command(*options),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
     )
 
 
+def tables(folder: Path) -> dict[str, list[list[object]]]:
+    document = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return {
+        part["title"]: part["data"]["rows"]
+        for part in document["sections"]
+        if part["type"] == "table"
+    }
+
+
+@pytest.mark.slow
 @pytest.mark.assets
-def test_the_demo_cuts_measures_and_says_where(
+def test_the_demo_runs_every_method_and_goes_on_where_it_was(
     tmp_path: Path, smollm2_folder: Path, brown_folder: Path
 ) -> None:
-    ended = run("--out", tmp_path, "--texts", "2", "--layers", "3")
-    assert ended.returncode == 0, ended.stderr
-    student = tmp_path / "SmolLM2-3-layers"
-    assert f"{student} --layers 3 --overwrite" in ended.stdout
-    assert "A cut model must be trained" in ended.stdout
-    assert str(tmp_path / "results.json") in ended.stdout
+    first = run("--out", tmp_path, *TINY)
+    assert first.returncode == 0, first.stderr
+    ran = [shlex.split(line)[2] for line in first.stdout.splitlines() if line.startswith("   $ ")]
+    assert ran == [
+        *("diagnose", "inherit", "pretrain", "average", "evaluate"),
+        *("finetune", "finetune", "evaluate", "report"),
+    ]
+    assert first.stdout.endswith(f"report: {tmp_path / 'report.html'}\n")
 
-    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
-    rows = {row[0]: row[1:] for row in results["sections"][0]["data"]["rows"]}
-    config = json.loads((smollm2_folder / "config.json").read_text(encoding="utf-8"))
-    hidden, inner = config["hidden_size"], config["intermediate_size"]
-    keys = hidden * config["num_key_value_heads"] // config["num_attention_heads"]
-    block = 2 * hidden * (hidden + keys) + 3 * hidden * inner + 2 * hidden
-    rest = config["vocab_size"] * hidden + hidden
-    assert rows["layers"] == [30, 3]
-    assert rows["parameters"] == [30 * block + rest, 3 * block + rest]
-    weights = student / "model.safetensors"
-    assert rows["bytes of weight files"][1] == weights.stat().st_size
-    whole, cut = rows["bits per byte"]
-    assert 0.8 < whole < 1.8 < cut
+    # What is printed at the end is what the commands found.
+    shown = {name: (blocks, bits) for name, blocks, _, bits in BITS.findall(first.stdout)}
+    compared = tables(tmp_path / "depth")["Gains and losses"]
+    found = {compared[0][4]: compared[0][6]} | {row[5]: row[7] for row in compared}
+    assert shown == {
+        name: ("30" if name == "whole" else "2", f"{bits:.3f}") for name, bits in found.items()
+    }
+    assert 0.8 < found["whole"] < 1.8 < found["trained"] < found["cut"]
+    scheme = {
+        name: json.loads((tmp_path / name / "bequest.json").read_text(encoding="utf-8"))
+        for name in ("standard", "flow")
+    }
+    assert '"uniform"' in json.dumps(scheme["standard"])
+    assert '"flow"' in json.dumps(scheme["flow"])
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Target against forgetting" in page
+
+    second = run("--out", tmp_path, *TINY)
+    assert second.returncode == 0, second.stderr
+    assert second.stdout.count("done before: ") == 8
+    assert BITS.findall(second.stdout) == BITS.findall(first.stdout)
+
+    other = run("--out", tmp_path, "--layers", "3")
+    assert other.returncode == 2
+    assert "holds a demo of other settings" in other.stderr
 
 
-def test_too_few_texts_are_refused() -> None:
-    ended = run("--texts", "1")
+@pytest.mark.assets
+def test_an_interrupt_ends_the_demo_and_its_command(
+    tmp_path: Path, smollm2_folder: Path, brown_folder: Path
+) -> None:
+    started = subprocess.Popen(
+        command("--out", tmp_path / "out", *TINY),
+        env=environment(),
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert started.stdout is not None
+    for line in started.stdout:
+        if "sequences of" in line:
+            break
+    os.killpg(started.pid, signal.SIGINT)
+    _, errors = started.communicate(timeout=100)
+    assert started.returncode == 130
+    assert errors.endswith("demo: interrupted; run it again to go on\n")
+    with pytest.raises(ProcessLookupError):
+        os.killpg(started.pid, 0)
+
+
+def test_a_scale_of_nothing_is_refused(tmp_path: Path) -> None:
+    ended = run("--scale", "0", "--out", tmp_path)
     assert ended.returncode == 2
-    assert "--texts must be at least 2" in ended.stderr
+    assert "--scale is 0.0; give a number above 0" in ended.stderr
+
+
+@pytest.mark.assets
+def test_a_folder_of_something_else_is_left_alone(
+    tmp_path: Path, smollm2_folder: Path, brown_folder: Path
+) -> None:
+    (tmp_path / "letter.txt").write_text("mine", encoding="utf-8")
+    ended = run("--out", tmp_path)
+    assert ended.returncode == 2
+    assert "holds other files" in ended.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
