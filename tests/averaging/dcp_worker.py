@@ -14,6 +14,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from averaging import runs
+from bequest.losses.processes import leave_processes
 
 
 def main(out: Path) -> None:
@@ -32,7 +33,7 @@ def main(out: Path) -> None:
             for name, tensor in runs.state_of(step).items()
         }
         dcp.save({"model": columns}, checkpoint_id=out / "columns" / f"step{step}")
-    dist.destroy_process_group()
+    leave_processes()
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from bequest.averaging.recipes import (
     Recipe,
     StochasticWeightAverage,
 )
+from bequest.losses.processes import leave_processes
 
 RECIPES: dict[str, Recipe] = {
     "lawa": LatestWeightAverage(window=3, spacing=2, coefficients="decay:cosine"),
@@ -115,7 +116,7 @@ def main(folder: Path) -> None:
     local = load_file(folder / "sharded" / "averaging" / shards[dist.get_rank()])
     assert local["embed.weight"].shape == ((7, 7), (6, 7))[dist.get_rank()]
     assert (folder / "plain" / "averaging" / "step-10.safetensors").exists()
-    dist.destroy_process_group()
+    leave_processes()
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from bequest.averaging.recipes import ExponentialMovingAverage, LatestWeightAverage
+from bequest.losses.processes import leave_processes
 from bequest.training.averaging_callback import WeightAveragingCallback
 
 
@@ -83,7 +84,7 @@ def main(folder: Path, kind: str) -> None:
     if dist.get_rank() == 0:
         (folder / f"{kind}.json").write_text(json.dumps(log))
     dist.barrier()
-    dist.destroy_process_group()
+    leave_processes()
 
 
 def own_averages(averaging: WeightAveragingCallback, trainer: Trainer) -> dict[str, bytes]:

@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 
 from bequest.errors import InputError
+from bequest.losses.processes import leave_processes
 from bequest.training.method import MethodConfig
 from tests.training.sft_runs import losses, trained
 
@@ -65,7 +66,7 @@ def main(folder: Path, kind: str) -> None:
             save_file(whole, folder / f"{kind}-{name}.safetensors")
             (folder / f"{kind}-{name}.json").write_text(json.dumps(losses(run)))
     dist.barrier()
-    dist.destroy_process_group()
+    leave_processes()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bequest.errors import InputError
 from bequest.losses.linear_cross_entropy import weighted_linear_cross_entropy
-from bequest.losses.processes import join_processes
+from bequest.losses.processes import join_processes, leave_processes
 from bequest.losses.token_losses import token_losses
 from losses.test_token_losses import masked, sequences
 from losses.tiny_models import tiny
@@ -57,7 +57,7 @@ def main(out: Path) -> None:
         token_losses(tiny("llama"), sequences(seed=dist.get_rank()))
     flat = {key: np.concatenate(value) for key, value in found.items()}
     np.savez(out / f"rank-{dist.get_rank()}.npz", **flat)
-    dist.destroy_process_group()
+    leave_processes()
 
 
 if __name__ == "__main__":

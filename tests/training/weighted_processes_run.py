@@ -11,6 +11,7 @@ from pathlib import Path
 import torch.distributed as dist
 from safetensors.torch import save_file
 
+from bequest.losses.processes import leave_processes
 from bequest.training.weighted_trainer import WeightedTrainer
 from tests.training.test_weighted_trainer import WEIGHTS
 from tests.training.weighted_runs import parameters, trained
@@ -31,7 +32,7 @@ def main(folder: Path) -> None:
         if dist.get_rank() == 0:
             save_file(parameters(run), folder / f"{normalizer}.safetensors")
     dist.barrier()
-    dist.destroy_process_group()
+    leave_processes()
 
 
 if __name__ == "__main__":

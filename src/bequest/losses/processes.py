@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 T = TypeVar("T")
 
 _ELEMENTS_AT_ONCE = 2**24
+_PAUSE = 0.2
+"""Seconds for a thread of the process group to end what it has begun."""
 
 
 def join_processes() -> None:
@@ -26,9 +29,17 @@ def join_processes() -> None:
 
 
 def leave_processes() -> None:
-    """Leave the process group, if there is one, as a process should before it ends."""
+    """Leave the process group, if there is one, as a process should before it ends.
+
+    torch's gloo group has a thread that needs the interpreter's lock to drop a finished operation.
+    If the group's last owner, such as a DDP wrapper, goes first, its destructor waits for that
+    thread with the lock held, and the process hangs (seen with torch 2.13). The pause hands the
+    lock over.
+    """
     if dist.is_available() and dist.is_initialized():
+        time.sleep(_PAUSE)
         dist.destroy_process_group()
+        time.sleep(_PAUSE)
 
 
 def rank_and_size() -> tuple[int, int]:
