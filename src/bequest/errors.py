@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+INTERRUPTED = 130
+"""Exit code of a command that Ctrl-C ended."""
+
 
 class BequestError(Exception):
     """Something bequest refuses or cannot do, said in one sentence.
@@ -32,3 +38,22 @@ class StorageError(BequestError):
     """The disk or the file system failed: no space, an I/O error, a folder held by another run."""
 
     exit_code = 1
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turn whatever a library raises while it loads something into one sentence.
+
+    Args:
+        what: the sentence's beginning: what could not be loaded.
+
+    Raises:
+        InputError: something was raised that is no error of bequest's.
+    """
+    try:
+        yield
+    except (BequestError, MemoryError):
+        raise
+    except Exception as error:  # Which kinds it raises depends on what is wrong.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{what}: {reason[:200].rstrip('.')}") from error

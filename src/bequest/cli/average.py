@@ -14,13 +14,12 @@ from bequest.averaging.plan import AveragePlan
 from bequest.checkpoints.lineage import command_line
 from bequest.cli.arguments import build_parser, to_config
 from bequest.cli.output import print_json, print_notes, print_table
-from bequest.errors import InputError
+from bequest.errors import INTERRUPTED, InputError
 from bequest.results import Section, results_document
 
 if TYPE_CHECKING:
     from bequest.evaluation.held_out import HeldOutText
 
-_INTERRUPTED = 130
 _MODES = ("sliding", "search", "follow")
 _MODE_OF = {
     "texts": ("sliding", "search"),
@@ -164,7 +163,7 @@ def _follow(config: AverageConfig, show: _Show) -> int:
             "bequest average: stopped; the same command goes on from here.",
             file=sys.stderr,
         )
-        return _INTERRUPTED
+        return INTERRUPTED
     if not show.quiet and not show.as_json:
         print("  The run has ended.")
     return 0

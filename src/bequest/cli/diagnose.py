@@ -9,11 +9,9 @@ from collections.abc import Sequence
 from bequest.checkpoints.lineage import command_line
 from bequest.cli.arguments import build_parser, to_config
 from bequest.cli.output import print_json, print_notes, print_table
-from bequest.errors import InputError
+from bequest.errors import INTERRUPTED, InputError
 from bequest.inheritance.diagnose_plan import DiagnoseConfig, DiagnosePlan, plan_diagnose
 from bequest.results import Section, results_document
-
-_INTERRUPTED = 130
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -53,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
         diagnosis = carry_out(plan, progress=told and sys.stderr.isatty())
     except KeyboardInterrupt:
         print("bequest diagnose: interrupted; the same command goes on from here.", file=sys.stderr)
-        return _INTERRUPTED
+        return INTERRUPTED
     sections = diagnosis.sections()
     if parsed.json:
         print_json(results_document(command_line(), sections))

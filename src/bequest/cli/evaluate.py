@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from bequest.checkpoints.lineage import command_line
 from bequest.cli.arguments import build_parser, to_config
 from bequest.cli.output import print_json, print_notes, print_table
-from bequest.errors import InputError
+from bequest.errors import INTERRUPTED, InputError
 from bequest.evaluation.plan import EvaluateConfig, EvaluationPlan, plan_evaluation
 from bequest.results import Section, results_document
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from bequest.evaluation.items import ItemScores
     from bequest.evaluation.models import Candidate
     from bequest.evaluation.paired import Comparison
-
-_INTERRUPTED = 130
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -69,7 +67,7 @@ def _carry_out(plan: EvaluationPlan, started: float, *, quiet: bool, as_json: bo
         )
     except KeyboardInterrupt:
         print("bequest evaluate: interrupted; the same command goes on from here.", file=sys.stderr)
-        return _INTERRUPTED
+        return INTERRUPTED
     if told:
         print()
         print_table(_short(found.comparisons, plan.config.level))

@@ -10,10 +10,9 @@ from bequest.checkpoints.lineage import command_line
 from bequest.cli import finetune_images
 from bequest.cli.output import print_json, print_notes, print_table
 from bequest.cli.run_arguments import parse_run
+from bequest.errors import INTERRUPTED
 from bequest.results import results_document
 from bequest.training.finetune_config import FinetuneConfig
-
-_INTERRUPTED = 130
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -74,7 +73,7 @@ def run(arguments: Sequence[str]) -> int:
             "bequest finetune: interrupted; the same command goes on from the newest checkpoint.",
             file=sys.stderr,
         )
-        return _INTERRUPTED
+        return INTERRUPTED
     finally:
         leave_processes()
     return 0

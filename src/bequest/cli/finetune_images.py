@@ -11,10 +11,9 @@ from typing import Any
 from bequest.checkpoints.lineage import command_line
 from bequest.cli.output import print_json, print_notes, print_table
 from bequest.cli.run_arguments import parse_run
+from bequest.errors import INTERRUPTED
 from bequest.results import Section, results_document
 from bequest.training.vision_config import TASK, ImageConfig, check_images
-
-_INTERRUPTED = 130
 
 
 def is_asked_for(arguments: Sequence[str]) -> bool:
@@ -80,7 +79,7 @@ def run(arguments: Sequence[str]) -> int:
         done = finetune_images(plan, tell=lambda note: print_notes([note]) if told else None)
     except KeyboardInterrupt:
         print("bequest finetune: interrupted; the same command goes on from here.", file=sys.stderr)
-        return _INTERRUPTED
+        return INTERRUPTED
     if told:
         print_table(done.sections[0])
         print_notes([f"{plan.target} in {time.monotonic() - started:.1f} s"])

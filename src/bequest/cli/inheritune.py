@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from bequest.checkpoints.lineage import command_line
 from bequest.cli.arguments import build_parser, to_config
 from bequest.cli.output import print_json, print_notes, print_table
+from bequest.errors import INTERRUPTED
 from bequest.results import results_document
 from bequest.training.inheritune_config import InherituneConfig
-
-_INTERRUPTED = 130
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -51,7 +50,7 @@ def run(arguments: Sequence[str]) -> int:
         print(
             "bequest inheritune: interrupted; the same command goes on from here.", file=sys.stderr
         )
-        return _INTERRUPTED
+        return INTERRUPTED
     if told:
         print()
         print_table(result.sections[0])

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from bequest.errors import BequestError
+from bequest.errors import INTERRUPTED, BequestError
 
 COMMANDS = {
     "inherit": "cut a smaller model out of a bigger one",
@@ -30,7 +30,6 @@ COMMANDS = {
 }
 """Every command and what it does; `cli/NAME.py` holds each."""
 
-_INTERRUPTED = 130
 _TERMINATED = 143
 
 
@@ -96,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         print(f"bequest {name}: interrupted; no half-written output was left.", file=sys.stderr)
-        return _INTERRUPTED
+        return INTERRUPTED
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 from bequest.checkpoints.lineage import command_line
 from bequest.cli.arguments import build_parser, to_config
 from bequest.cli.output import print_json, print_notes, print_table
+from bequest.errors import INTERRUPTED
 from bequest.results import results_document
 from bequest.training.pretrain_config import PretrainConfig
 
 if TYPE_CHECKING:
     from bequest.training.pretrain_plan import PretrainPlan
-
-_INTERRUPTED = 130
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -54,7 +53,7 @@ def run(arguments: Sequence[str]) -> int:
         result = run_pretrain(plan, progress=progress, print_logs=told and not progress)
     except KeyboardInterrupt:
         print(f"bequest pretrain: interrupted; {_goes_on(plan)}", file=sys.stderr)
-        return _INTERRUPTED
+        return INTERRUPTED
     if told:
         for section in result.sections:
             if section.type == "table":

@@ -9,11 +9,9 @@ from collections.abc import Sequence
 from bequest.checkpoints.lineage import command_line
 from bequest.cli.arguments import build_parser, to_config
 from bequest.cli.output import print_json, print_notes, print_table
-from bequest.errors import InputError
+from bequest.errors import INTERRUPTED, InputError
 from bequest.results import Section, results_document
 from bequest.training.score_plan import ScoreConfig, ScorePlan, plan_score
-
-_INTERRUPTED = 130
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -55,7 +53,7 @@ def run(arguments: Sequence[str]) -> int:
         _, sections = carry_out(plan, progress=progress)
     except KeyboardInterrupt:
         print("bequest score: interrupted; the same command goes on from here.", file=sys.stderr)
-        return _INTERRUPTED
+        return INTERRUPTED
     if told:
         for section in sections:
             if section.type == "table":

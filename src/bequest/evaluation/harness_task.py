@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from bequest.errors import InputError
+from bequest.errors import InputError, explained
 from bequest.evaluation.items import ItemScores, numbered
 from bequest.evaluation.local_data import SUFFIXES, write_task
-from bequest.evaluation.models import LoadedModel, explained
+from bequest.evaluation.models import LoadedModel
 
 _PROBED_DOCUMENTS = 20
 _SEED = 1234

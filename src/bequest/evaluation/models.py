@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from bequest.checkpoints.checkpoint import open_checkpoint
 from bequest.checkpoints.lineage import file_hash, identity_hash, structure_hash
-from bequest.errors import BequestError, InputError
+from bequest.errors import InputError, explained
+from bequest.losses.device import device
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 _READ_WITH_THE_WEIGHTS = (
     "config.json",
@@ -218,24 +217,3 @@ class LoadedModel:
         """Give all memory back."""
         self.__dict__.pop("harness", None)
         self.release_model()
-
-
-def device() -> torch.device:
-    """Return where models run: this process's GPU, if there is one."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-
-
-@contextmanager
-def explained(what: str) -> Iterator[None]:
-    """Turn whatever a library raises while it loads something into one sentence."""
-    try:
-        yield
-    except (BequestError, MemoryError):
-        raise
-    except Exception as error:  # Which kinds it raises depends on what is wrong.
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{what}: {reason[:200].rstrip('.')}") from error

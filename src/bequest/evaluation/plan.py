@@ -10,9 +10,10 @@ from typing import Protocol
 
 from bequest.errors import InputError
 from bequest.evaluation.items import ItemScores
-from bequest.evaluation.models import DTYPES, Candidate, LoadedModel, device, find_candidates
+from bequest.evaluation.models import DTYPES, Candidate, LoadedModel, find_candidates
 from bequest.evaluation.paired import Statistics
 from bequest.evaluation.store import ItemStore
+from bequest.losses.device import device
 from bequest.results import FILE_NAME
 
 DEFAULT_PROMPT = "{question}\nPut the final answer between <answer> and </answer>.\n"

@@ -20,7 +20,7 @@ from transformers import (
 from transformers.trainer_utils import IntervalStrategy
 
 from bequest.checkpoints.lineage import package_versions
-from bequest.errors import BequestError, InputError
+from bequest.errors import BequestError, InputError, explained
 from bequest.losses.processes import from_first, rank_and_size
 from bequest.results import Section
 from bequest.training.average_recipes import TRAINED
@@ -35,7 +35,6 @@ from bequest.training.retention_callback import METRIC, RetentionCallback
 from bequest.training.run_folder import RunStart, begin, trainer_state
 from bequest.training.samples import progress_bars
 from bequest.training.score import carry_out as carry_out_scoring
-from bequest.training.score_plan import explained
 from bequest.weighting.schemes import TOKEN_SCHEMES
 
 _EXACTNESS = ("torch", "transformers", "trl", "peft", "accelerate")

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from bequest.errors import InputError
+from bequest.errors import InputError, explained
 from bequest.training.finetune_config import FinetuneConfig
-from bequest.training.score_plan import ScorePlan, explained
+from bequest.training.score_plan import ScorePlan
 
 if TYPE_CHECKING:
     import torch

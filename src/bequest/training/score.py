@@ -15,17 +15,11 @@ import numpy as np
 
 from bequest import __version__
 from bequest.checkpoints.lineage import command_line
-from bequest.errors import InputError
+from bequest.errors import InputError, explained
+from bequest.losses.device import device
 from bequest.results import Section, write_results
 from bequest.training.response_losses import response_losses, row_hashes
-from bequest.training.score_plan import (
-    ScoreConfig,
-    ScorePlan,
-    device,
-    explained,
-    plan_score,
-    weight_column,
-)
+from bequest.training.score_plan import ScoreConfig, ScorePlan, plan_score, weight_column
 from bequest.weighting.schemes import TOKEN_SCHEMES, Scheme, weigh
 from bequest.weighting.score_file import ScoreTable, write_scores
 from bequest.weighting.summary import summary

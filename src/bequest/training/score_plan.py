@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bequest.checkpoints.locate import Location, locate
-from bequest.errors import BequestError, InputError
+from bequest.errors import InputError, explained
+from bequest.losses.device import device
 from bequest.weighting.schemes import TOKEN_SCHEMES, check_scheme
 
 if TYPE_CHECKING:
@@ -188,27 +188,6 @@ def _read_model(config: ScoreConfig, location: Location) -> tuple[Any, Any]:
 def weight_column(scheme: str) -> str:
     """Return the name of the column that `to_dataset` adds."""
     return "token_weights" if scheme in TOKEN_SCHEMES else "weight"
-
-
-def device() -> torch.device:
-    """Return where the model runs: this process's GPU, if there is one."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-
-
-@contextmanager
-def explained(what: str) -> Iterator[None]:
-    """Turn whatever transformers raises while it loads something into one sentence."""
-    try:
-        yield
-    except (BequestError, MemoryError):
-        raise
-    except Exception as error:  # Which kinds it raises depends on what is wrong.
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{what}: {reason[:200].rstrip('.')}") from error
 
 
 def _check(config: ScoreConfig) -> None:

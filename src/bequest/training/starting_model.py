@@ -22,8 +22,7 @@ from transformers import (
 
 from bequest.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from bequest.checkpoints.locate import Location, locate
-from bequest.errors import InputError
-from bequest.training.score_plan import explained
+from bequest.errors import InputError, explained
 
 _SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 

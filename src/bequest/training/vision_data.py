@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from bequest.errors import InputError
-from bequest.training.score_plan import explained
+from bequest.errors import InputError, explained
 
 IMAGE, LABEL = "image", "label"
 """The columns of images as `read_images` returns them."""

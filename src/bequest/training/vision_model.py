@@ -15,8 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from bequest.checkpoints.locate import locate
-from bequest.errors import InputError
-from bequest.training.score_plan import explained
+from bequest.errors import InputError, explained
 from bequest.training.vision_config import ImageConfig
 from bequest.training.vision_data import PixelValues
 
