@@ -151,7 +151,7 @@ def test_one_rounding_to_nearest_even(values: list[float], dtype: Any) -> None:
 def test_bfloat16_of_every_tie_is_even() -> None:
     ties = ((np.arange(0x7F80, dtype=np.uint32) << 16) | 0x8000).view(np.float32)
     out = np.empty(len(ties), np.uint16)
-    round_to_bfloat16(ties.astype(np.float64), np.empty(len(ties), np.float32), out)
+    round_to_bfloat16(ties.astype(np.float64), np.empty((2, len(ties)), np.float32), out)
     assert (out % 2 == 0).all()
     assert (np.abs(out.astype(int) - np.arange(0x7F80)) <= 1).all()
 

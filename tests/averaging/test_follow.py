@@ -48,9 +48,10 @@ def hold_to_reference(folder: Path, steps: tuple[int, ...]) -> None:
     runs.same_bits(runs.read(folder), exact, torch.float32)
 
 
-def writer(run: Path, pause: float) -> subprocess.Popen[bytes]:
+def writer(run: Path, pause: float, out: Path) -> subprocess.Popen[bytes]:
     script = Path(__file__).with_name("follow_writer.py")
-    return subprocess.Popen([sys.executable, str(script), str(run), str(pause)], env=ENVIRONMENT)
+    arguments = [str(script), str(run), str(pause), str(out / "members")]
+    return subprocess.Popen([sys.executable, *arguments], env=ENVIRONMENT)
 
 
 def follower(run: Path, out: Path, *options: str) -> subprocess.Popen[str]:
@@ -64,7 +65,7 @@ def follower(run: Path, out: Path, *options: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(found: Callable[[], object], seconds: float = 60) -> None:
+def wait_for(found: Callable[[], object], seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     while not found():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -78,7 +79,7 @@ def temporaries(out: Path) -> list[str]:
 def test_a_run_that_keeps_two_checkpoints_is_averaged_over_three(tmp_path: Path) -> None:
     run, out = tmp_path / "run", tmp_path / "run" / "lawa"
     run.mkdir()
-    writing = writer(run, 0.4)
+    writing = writer(run, 0.4, out)
     told: list[AveragePlan] = []
     done = follow(config(run, out, window=3), keep=9, poll=0.05, report=told.append)
     assert writing.wait() == 0
@@ -111,7 +112,7 @@ def test_only_the_newest_averages_stay(tmp_path: Path) -> None:
 def test_a_killed_follower_goes_on(tmp_path: Path) -> None:
     run, out = tmp_path / "run", tmp_path / "out"
     run.mkdir()
-    writing = writer(run, 1.0)
+    writing = writer(run, 1.0, out)
     options = ("--window", "3", "--keep", "9")
     first = follower(run, out, *options)
     wait_for(lambda: (out / "members").is_dir() and len(find_checkpoints(out / "members")) >= 2)

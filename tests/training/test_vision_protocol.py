@@ -255,7 +255,7 @@ def test_other_networks_and_folders(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"run_dir": "out/run"}, "lies in out"),
+        ({"run_dir": "out/run"}, "overlaps out"),
         ({"task": "text"}, "task is 'text'"),
         ({"augment": "mixup"}, "augment is 'mixup'"),
         ({"head": "resnet"}, "head is 'resnet', which is no linear layer"),

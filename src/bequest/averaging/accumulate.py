@@ -23,6 +23,8 @@ _CHUNK = 32_768
 """Elements at a time: two float64 scratch arrays of 256 KiB; larger chunks gain nothing."""
 
 _BF16 = np.dtype(np.uint16)
+_EXPONENT = 0x7F80
+"""Bits of a bfloat16 number's exponent: all of them are set in NaN and Inf only."""
 _FLOATS = (np.dtype(np.float64), np.dtype(np.float32), np.dtype(np.float16), _BF16)
 
 
@@ -32,7 +34,7 @@ class Accumulator:
     def __init__(self) -> None:
         self._sum = np.empty(_CHUNK, np.float64)
         self._term = np.empty(_CHUNK, np.float64)
-        self._wide = np.empty(_CHUNK, np.float32)
+        self._wide = np.empty((2, _CHUNK), np.float32)
         self._finite = np.empty(_CHUNK, np.bool_)
 
     def average(self, members: Sequence[Array], coefficients: Sequence[float], out: Array) -> bool:
@@ -85,7 +87,7 @@ class Accumulator:
         np.copyto(target, values)
 
     def _from_bits(self, bfloat16: Array) -> Array:
-        wide = self._wide[: len(bfloat16)]
+        wide: Array = self._wide[0, : len(bfloat16)]
         bits = wide.view(np.uint32)
         np.copyto(bits, bfloat16)
         np.left_shift(bits, 16, out=bits)
@@ -93,14 +95,13 @@ class Accumulator:
 
     def _round(self, total: NDArray[np.float64], out: Array) -> bool:
         if out.dtype == _BF16:
-            wide = self._wide[: len(total)]
-            round_to_bfloat16(total, wide, out)
-            # A finite sum may round to infinity: the result is judged.
-            written = self._from_bits(out)
-        else:
-            np.copyto(out, total, casting="same_kind")
-            written = out
-        return bool(np.isfinite(written, out=self._finite[: len(total)]).all())
+            round_to_bfloat16(total, self._wide[:, : len(total)], out)
+            # A finite sum may round to infinity: the result is judged, by its largest exponent.
+            exponents = self._wide[0].view(np.uint16)[: len(out)]
+            np.bitwise_and(out, _EXPONENT, out=exponents)
+            return bool(exponents.max() != _EXPONENT)
+        np.copyto(out, total, casting="same_kind")
+        return bool(np.isfinite(out, out=self._finite[: len(total)]).all())
 
 
 def first_non_finite(members: Sequence[Array]) -> int | None:
@@ -113,7 +114,7 @@ def first_non_finite(members: Sequence[Array]) -> int | None:
     """
     for position, values in enumerate(members):
         is_bfloat16 = values.dtype == _BF16
-        finite = (values & 0x7F80) != 0x7F80 if is_bfloat16 else np.isfinite(values)
+        finite = (values & _EXPONENT) != _EXPONENT if is_bfloat16 else np.isfinite(values)
         if not finite.all():
             return position
     return None

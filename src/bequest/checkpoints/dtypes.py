@@ -141,7 +141,7 @@ def convert(values: npt.NDArray[np.generic], source: str, target: str) -> npt.ND
     flat = wide.reshape(-1)
     rounded = np.empty(flat.shape, np.uint16)
     with np.errstate(over="ignore"):
-        round_to_bfloat16(flat, np.empty(flat.shape, np.float32), rounded)
+        round_to_bfloat16(flat, np.empty((2, *flat.shape), np.float32), rounded)
     return rounded.reshape(values.shape)
 
 
@@ -154,22 +154,40 @@ def round_to_bfloat16(
 
     Args:
         values: float64 or float32, shape ``(n,)``.
-        scratch: float32, shape ``(n,)``, overwritten.
+        scratch: float32, shape ``(2, n)``, overwritten.
         out: uint16, shape ``(n,)``.
     """
-    np.copyto(scratch, values, casting="same_kind")
-    bits = scratch.view(np.uint32)
-    # Rounding to float32 first can only go wrong where float32 lies half-way between two
-    # bfloat16 numbers but the float64 value does not: step off the tie, to the value's side.
-    ties = np.flatnonzero((bits & 0xFFFF) == 0x8000)
-    if len(ties):
-        exact, rounded = np.abs(values[ties]), np.abs(scratch[ties].astype(np.float64))
-        bits[ties] += (exact > rounded).astype(np.uint32)
-        bits[ties] -= (exact < rounded).astype(np.uint32)
-    not_numbers = np.isnan(scratch)
-    even = (bits >> 16) & 1
-    bits += 0x7FFF
-    bits += even
+    if not len(values):
+        return
+    narrow, spare = scratch[0], scratch[1].view(np.uint32)
+    np.copyto(narrow, values, casting="same_kind")
+    bits = narrow.view(np.uint32)
+    np.bitwise_and(bits, 0xFFFF, out=spare)
+    ties = spare == 0x8000
+    # Ties and NaN are rare: looking whether there are any is cheaper than handling none.
+    if ties.any():
+        _step_off_ties(values, narrow, np.flatnonzero(ties))
+    not_numbers = np.isnan(narrow) if np.isnan(narrow.max()) else None
+    np.right_shift(bits, 16, out=spare)
+    np.bitwise_and(spare, 1, out=spare)
+    np.add(bits, 0x7FFF, out=bits)
+    np.add(bits, spare, out=bits)
     np.right_shift(bits, 16, out=bits)
     np.copyto(out, bits, casting="unsafe")
-    out[not_numbers] = 0x7FC0
+    if not_numbers is not None:
+        out[not_numbers] = 0x7FC0
+
+
+def _step_off_ties(
+    values: npt.NDArray[np.floating[Any]],
+    narrow: npt.NDArray[np.float32],
+    ties: npt.NDArray[np.intp],
+) -> None:
+    """Move those float32 numbers that lie half-way between two bfloat16 to the true value's side.
+
+    Rounding to float32 first goes wrong only there: when the float64 value is no tie itself.
+    """
+    bits = narrow.view(np.uint32)
+    exact, rounded = np.abs(values[ties]), np.abs(narrow[ties].astype(np.float64))
+    bits[ties] += (exact > rounded).astype(np.uint32)
+    bits[ties] -= (exact < rounded).astype(np.uint32)

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from bequest.training.finetune_model import (
     trained_dtype,
 )
 from bequest.training.response_losses import is_response, row_hashes
+from bequest.training.run_folder import check_run_folder
 from bequest.training.score_plan import ScoreConfig, ScorePlan, plan_score
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def plan_finetune(
     config.method.check_adapters(config.lora is not None)
     weighing = weighing_of(config.method, None)
     target = check_target(config.out, overwrite=config.overwrite)
-    _check_run_folder(config, target)
+    check_run_folder(config.run_folder, target)
     settings = read_settings(config.training, evaluates=has_evaluation(config.data))
     # Also forms the process group, over what the training will use.
     args = make_sft_config(settings, config.run_folder)
@@ -200,21 +200,6 @@ def _evaluated(
     if not any(is_response(own).any() for own in tokenized.labels):
         raise InputError("data.eval has not one response token; check its masks")
     return tokenized
-
-
-def _check_run_folder(config: FinetuneConfig, target: Path) -> None:
-    from bequest.training.run_folder import STATE
-
-    run = config.run_folder
-    real = Path(os.path.realpath(run))
-    if real == target or target in real.parents or real in target.parents:
-        raise InputError(f"run_dir {run} overlaps out {config.out}; name a folder beside it")
-    if run.exists() and not run.is_dir():
-        raise InputError(f"run_dir {run} is a file; name a folder")
-    # A run that died at once has left its lock, and perhaps the beginning of its state.
-    visible = run.is_dir() and any(not path.name.startswith(".") for path in run.iterdir())
-    if visible and not (run / STATE).is_file():
-        raise InputError(f"run_dir {run} holds files of something else; name another folder")
 
 
 def _texts(config: FinetuneConfig) -> list[str] | None:

@@ -11,6 +11,7 @@ A run that is broken off at any moment is taken up from its newest complete chec
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,6 +35,27 @@ class RunStart:
     """The checkpoint to go on from; None at the very beginning."""
     notes: tuple[str, ...]
     """What the user should hear."""
+
+
+def check_run_folder(run: Path, out: Path) -> None:
+    """Refuse a folder that no run of its own can live in; nothing is written.
+
+    Args:
+        run: the run's folder; it need not exist.
+        out: where the finished model goes, as a real path.
+
+    Raises:
+        InputError: the folders overlap, or `run` is a file or holds something else.
+    """
+    real = Path(os.path.realpath(run))
+    if real == out or out in real.parents or real in out.parents:
+        raise InputError(f"run_dir {run} overlaps out {out}; name a folder beside it")
+    if run.exists() and not run.is_dir():
+        raise InputError(f"run_dir {run} is a file; name a folder")
+    # A run that died at once has left its lock, and perhaps the beginning of its state.
+    visible = run.is_dir() and any(not path.name.startswith(".") for path in run.iterdir())
+    if visible and not (run / STATE).is_file():
+        raise InputError(f"run_dir {run} holds files of something else; name another folder")
 
 
 def begin(

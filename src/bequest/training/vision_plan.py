@@ -16,7 +16,7 @@ from transformers import TrainingArguments
 from bequest.checkpoints.publish import check_target
 from bequest.errors import InputError
 from bequest.evaluation.image_accuracy import check_groups, groups_in_order
-from bequest.training.run_folder import STATE
+from bequest.training.run_folder import check_run_folder
 from bequest.training.vision_config import ImageConfig, check_images
 from bequest.training.vision_data import (
     LABEL,
@@ -95,7 +95,7 @@ def plan_images(config: ImageConfig, *, network: nn.Module | None = None) -> Ima
     read = tuple(Path(source).expanduser() for source in sources if source is not None)
     folders = tuple(path for path in read if path.is_dir())
     target = check_target(config.out, overwrite=config.overwrite, inputs=folders)
-    _check_run_folder(config.run_folder, target)
+    check_run_folder(config.run_folder, target)
     data = config.data
     if network is not None:
         if config.size is None:
@@ -134,15 +134,6 @@ def plan_images(config: ImageConfig, *, network: nn.Module | None = None) -> Ima
         head_args=head_args,
         identity=_identity(config, start, processor, train),
     )
-
-
-def _check_run_folder(run: Path, target: Path) -> None:
-    if run.absolute() == target or target in run.absolute().parents:
-        raise InputError(f"run_dir {run} lies in out {target}; name a folder beside it")
-    if run.exists() and not run.is_dir():
-        raise InputError(f"run_dir {run} is a file; name a folder")
-    if run.is_dir() and any(run.iterdir()) and not (run / STATE).is_file():
-        raise InputError(f"run_dir {run} holds files of something else; name another folder")
 
 
 def _aligned(rows: Dataset, train: Dataset) -> Dataset:
