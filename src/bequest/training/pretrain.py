@@ -121,6 +121,7 @@ def run_pretrain(
             preprocess_logits_for_metrics=meter.token_losses,
             callbacks=list(callbacks),
             throughput=throughput,
+            fused_loss=plan.config.fused_loss,
         )
         if not print_logs:
             trainer.remove_callback(PrinterCallback)

@@ -62,6 +62,9 @@ class PretrainConfig:
     {lawa: {window: 5, spacing: 100}}."""
     weights: str = TRAINED
     """Which weights to publish: trained, or the name of an average."""
+    fused_loss: bool = True
+    """Compute the training loss without ever holding all logits, where the model's loss is the
+    plain one; it saves memory and time with large vocabularies. Otherwise the model does it."""
     training: dict[str, Any] = field(default_factory=dict)
     """Settings of transformers' TrainingArguments by name, such as learning_rate, max_steps, bf16,
     gradient_checkpointing, torch_compile or report_to."""
