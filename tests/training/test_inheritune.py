@@ -13,75 +13,23 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from bequest.cli.main import main
 from bequest.errors import InputError
-from bequest.training import inheritune
+from bequest.training import inheritune, inheritune_stage
 from bequest.training.held_out_losses import HeldOutLosses
 from bequest.training.inheritune import run_inheritune
-from bequest.training.inheritune_config import InherituneConfig
-from bequest.training.inheritune_plan import plan_inheritune
+from bequest.training.inheritune_cost import cost_section
 from bequest.training.inheritune_stop import Gap, paired_gap
-from bequest.training.tokenizer_training import train_tokenizer
+from training.tiny_inheritune import STEPS, plan, settings, weights, write_reference
 from training.tiny_pretraining import texts, write_texts
-
-STEPS = 4
 
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random reference of four blocks and texts."""
-    folder = tmp_path_factory.mktemp("inheritune")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=270,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=64,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder / "reference")
-    train_tokenizer(texts(), 270).save_pretrained(folder / "reference")
-    write_texts(folder / "texts.jsonl")
-    return folder
-
-
-def settings(given: Path, out: Path, **changes: Any) -> dict[str, Any]:
-    training = {
-        "per_device_train_batch_size": 2,
-        "learning_rate": 0.01,
-        "logging_steps": 1,
-        "eval_steps": 2,
-        "save_steps": 2,
-    }
-    pretrain = {
-        "data": str(given / "texts.jsonl"),
-        "held_out_fraction": 0.3,
-        "block_length": 16,
-        "training": training,
-        **changes.pop("pretrain", {}),
-    }
-    return {
-        "reference": str(given / "reference"),
-        "out": str(out),
-        "steps_per_round": STEPS,
-        "blocks_per_round": 1,
-        "tolerance": -100.0,
-        "pretrain": pretrain,
-        **changes,
-    }
-
-
-def plan(given: Path, out: Path, **changes: Any) -> Any:
-    return plan_inheritune(InherituneConfig(**settings(given, out, **changes)))
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
+    return write_reference(tmp_path_factory.mktemp("inheritune"))
 
 
 def losses(nats: Any, tokens: list[int]) -> HeldOutLosses:
@@ -164,7 +112,8 @@ def test_a_run_broken_off_between_its_steps_goes_on(
     where: str, given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It dies right after what `where` names, the second time that it happens, if it does twice."""
-    real, calls = getattr(inheritune, where), []
+    owner = inheritune_stage if where in ("inherit", "run_pretrain") else inheritune
+    real, calls = getattr(owner, where), []
 
     def die(*arguments: Any, **named: Any) -> Any:
         made = real(*arguments, **named)
@@ -173,7 +122,7 @@ def test_a_run_broken_off_between_its_steps_goes_on(
             raise KeyboardInterrupt
         return made
 
-    monkeypatch.setattr(inheritune, where, die)
+    monkeypatch.setattr(owner, where, die)
     with pytest.raises(KeyboardInterrupt):
         run_inheritune(plan(given, tmp_path / "out", max_rounds=2))
     monkeypatch.undo()
@@ -259,9 +208,93 @@ def test_as_a_command(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     config = tmp_path / "run.yaml"
     config.write_text(yaml.safe_dump(settings(given, tmp_path / "out", max_rounds=1)))
     assert main(["inheritune", "--config", str(config), "--dry-run"]) == 0
-    assert "dry run" in capsys.readouterr().out and not (tmp_path / "out").exists()
+    told = capsys.readouterr().out
+    assert "dry run" in told and "all, at most" in told and not (tmp_path / "out").exists()
     assert main(["inheritune", "--config", str(config)]) == 0
     told = capsys.readouterr().out
     assert "round 1: 2 blocks" in told and "gap to the reference" in told
     assert main(["inheritune", "--config", str(config), "--growth", "continue"]) == 2
     assert "growth" in capsys.readouterr().err
+
+
+def test_the_reference_teaches_its_students(given: Path, tmp_path: Path) -> None:
+    """Distilled alone from the reference, whose own text it never learns from."""
+    teaching = {"distillation": {"weight": 1.0}}
+    changes = {"max_rounds": 1, "pretrain": teaching, "start_depth": 4, "steps_per_round": 2}
+    planned = plan(given, tmp_path / "out", **changes)
+    assert planned.reference.distillation.teacher == str(given / "reference")
+    done = run_inheritune(planned).rounds[0]
+    # All its blocks: it says what its teacher says, so there is nothing to learn at first.
+    state = done.folder.with_name("model.run") / "checkpoint-2" / "trainer_state.json"
+    log = json.loads(state.read_text())["log_history"]
+    assert log[0]["kl"] == pytest.approx(0.0, abs=1e-6)
+    assert log[0]["loss"] == pytest.approx(log[0]["kl"], abs=1e-6)
+    record = json.loads((done.folder / "bequest.json").read_text())
+    assert [item["role"] for item in record["inputs"]] == ["start", "teacher"]
+    with pytest.raises(InputError, match=r"distillation\.weight"):
+        plan(given, tmp_path / "out", **changes | {"pretrain": {"distillation": {"weight": 0.5}}})
+
+
+def test_few_data_several_epochs(given: Path, tmp_path: Path) -> None:
+    """v1's form: k of n blocks, a small budget of tokens, read several times, one round."""
+    small = texts()[:12]
+    write_texts(tmp_path / "small.jsonl", small)
+    write_texts(tmp_path / "held_out.jsonl", texts(10, seed=9))
+    training = {
+        "num_train_epochs": 8,
+        "per_device_train_batch_size": 2,
+        "learning_rate": 0.01,
+        "logging_steps": 1,
+    }
+    data = {"data": str(tmp_path / "small.jsonl"), "held_out": str(tmp_path / "held_out.jsonl")}
+    changes = {
+        "steps_per_round": None,
+        "start_depth": 1,
+        "max_rounds": 1,
+        "baselines": ("scratch",),
+        "pretrain": {**data, "training": training},
+    }
+    planned = plan(given, tmp_path / "out", **changes)
+    assert planned.depths == (1,)
+    result = run_inheritune(planned)
+    (done,) = result.rounds
+    tokenizer = planned.reference.tokenizer
+    stream = sum(1 + len(tokenizer.encode(text, add_special_tokens=False)) for text in small)
+    per_epoch = -(-(stream // 16) // 2)
+    assert done.tokens == 8 * per_epoch * 2 * 16
+    log = json.loads((done.folder / "results.json").read_text())["sections"]
+    (curve,) = [one for one in log if one["title"] == "Training loss"]
+    values = curve["data"]["series"][0]["y"]
+    assert len(values) == 8 * per_epoch
+    assert np.mean(values[-per_epoch:]) < np.mean(values[:per_epoch]) - 0.5
+    assert done.losses["trained"].loss < result.reference.loss
+    assert weights(done.folder).keys() == weights(tmp_path / "out" / "round-01" / "start").keys()
+    again = run_inheritune(plan(given, tmp_path / "out", **changes))
+    assert again.rounds[0].gap == done.gap
+
+
+def test_the_cost_is_told_before_the_run(given: Path, tmp_path: Path) -> None:
+    names = ("stacking", "scratch-2x", "half-width")
+    planned = plan(given, tmp_path / "out", max_rounds=2, baselines=names)
+    data = cost_section(planned).data
+    rows = {row[0]: dict(zip(data["columns"], row, strict=True)) for row in data["rows"]}
+    trainings = ["round 1", "round 2", "stacking, first", "stacking", "scratch-2x", "half-width"]
+    assert list(rows) == [*trainings, "all, at most"]
+    result = run_inheritune(planned)
+    read = sum(one.tokens for one in (*result.rounds, *result.baselines))
+    assert rows["all, at most"]["tokens"] == read
+    for name, done in zip(["round 1", "round 2"], result.rounds, strict=True):
+        assert rows[name]["parameters"] == sum(t.numel() for t in weights(done.folder).values())
+    for done in result.baselines:
+        assert rows[done.name]["parameters"] == sum(
+            t.numel() for t in weights(done.folder).values()
+        )
+        assert rows[done.name]["blocks"] == done.depth
+    memory = "memory of weights, gradients, optimizer (GB)"
+    assert rows["round 2"][memory] == 16e-9 * rows["round 2"]["parameters"]
+    budget = plan(given, tmp_path / "two", max_tokens=STEPS * 2 * 16, baselines=("scratch",))
+    assert [row[0] for row in cost_section(budget).data["rows"]] == [
+        "round 1",
+        "scratch",
+        "all, at most",
+    ]

@@ -28,16 +28,20 @@ def run(arguments: Sequence[str]) -> int:
     config = to_config(InherituneConfig, parsed)
     told = not parsed.quiet and not parsed.json
     from bequest.training.inheritune import run_inheritune
+    from bequest.training.inheritune_cost import cost_section
     from bequest.training.inheritune_plan import plan_inheritune
 
     plan = plan_inheritune(config)
+    planned = [plan.section(), cost_section(plan)]
     if told:
-        print_table(plan.section())
+        print_table(planned[0])
+        print()
+        print_table(planned[1])
     if parsed.dry_run:
         if told:
             print("  Nothing was written: dry run.")
         elif parsed.json:
-            print_json(results_document(command_line(), [plan.section()]))
+            print_json(results_document(command_line(), planned))
         return 0
 
     def report(sentence: str) -> None:

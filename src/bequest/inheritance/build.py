@@ -148,6 +148,8 @@ def _card(plan: InheritancePlan) -> Sequence[str]:
         "inherit": f"Cut out of `{names[plan.blocks_from]}` with `bequest inherit`.",
         "grow": f"Grown from `{names.get('student')}` with blocks of `{names[plan.blocks_from]}` "
         "by `bequest grow`.",
+        "stack": f"The blocks of `{names[plan.blocks_from]}`, over and over, for the stacking "
+        "baseline of `bequest inheritune`.",
     }[plan.operation]
     rows = [
         f"| blocks (of the {plan.blocks_from}) | {describe_layers(plan.source_blocks)} |",

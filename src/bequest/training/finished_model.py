@@ -48,6 +48,8 @@ def write_finished(
     inputs = []
     if plan.start.checkpoint is not None:
         inputs = [describe_input(plan.start.checkpoint, "start", full_hash=plan.config.hash)]
+    if plan.teacher is not None and plan.teacher.checkpoint is not None:
+        inputs += [describe_input(plan.teacher.checkpoint, "teacher", full_hash=plan.config.hash)]
     write_lineage(
         folder,
         operation="pretrain",
@@ -84,6 +86,12 @@ def _card(plan: PretrainPlan, length: RunLength, losses: Mapping[str, HeldOutLos
         if config.weights == TRAINED
         else f" The weights are the run's `{config.weights}` average."
     )
+    if plan.teacher is not None and plan.distillation is not None:
+        share = f"{plan.distillation.weight:g} of the loss, temperature"
+        which += (
+            f" Distilled from `{Path(plan.distillation.teacher).name}` ({share} "
+            f"{plan.distillation.temperature:g})."
+        )
     made = (
         f"Pre-trained {begun} with `bequest pretrain`: {length.steps:,} steps of "
         f"{length.tokens_per_step:,} tokens, {length.tokens_trained:,} in all.{which}"

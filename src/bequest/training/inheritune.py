@@ -1,25 +1,21 @@
 """Inheritune's Algorithm 1 as one run: inherit, train, compare with the reference, grow, again.
 
-Everything a round leaves is published whole or not at all: its start, its trained model with the
-losses of every held-out token. So a run that was killed in any state goes on by looking at what is
-there, and a round that was training goes on from its newest checkpoint.
+Everything a round or a baseline leaves is published whole or not at all: its start, its trained
+model with the losses of every held-out token. So a run that was killed in any state goes on by
+looking at what is there, and a stage that was training goes on from its newest checkpoint.
 
 Source: arXiv 2404.08634, Algorithm 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from transformers import Trainer
 from transformers.utils import logging
 
-from bequest.checkpoints.lineage import command_line, read_lineage
-from bequest.inheritance.grow import grow
-from bequest.inheritance.inherit import inherit
+from bequest.checkpoints.lineage import command_line
 from bequest.results import Section, write_results
 from bequest.training.held_out_losses import (
     FILE_NAME,
@@ -28,30 +24,15 @@ from bequest.training.held_out_losses import (
     read_losses,
     save_losses,
 )
+from bequest.training.inheritune_baselines import baseline_stages
 from bequest.training.inheritune_plan import InheritunePlan
-from bequest.training.inheritune_stop import Gap, paired_gap
-from bequest.training.pretrain import run_pretrain
-from bequest.training.pretrain_plan import plan_pretrain
+from bequest.training.inheritune_results import Baseline, Round, inheritune_sections
+from bequest.training.inheritune_stage import train_stage
+from bequest.training.inheritune_stop import paired_gap
 from bequest.training.resume import open_run
 from bequest.training.token_blocks import as_batch, open_blocks, write_streams
 
 _REFERENCE = "reference"
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Round:
-    """A finished round."""
-
-    depth: int
-    """Blocks of the student."""
-    folder: Path
-    """Its model."""
-    tokens: int
-    """Tokens that it was trained on."""
-    losses: dict[str, HeldOutLosses]
-    """Held-out losses of the trained weights and of each average."""
-    gap: Gap
-    """Of the candidate to the reference."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,6 +41,8 @@ class InherituneResult:
 
     rounds: tuple[Round, ...]
     """In order; the last one is the result."""
+    baselines: tuple[Baseline, ...]
+    """Of the last round's student, in the order that was asked for."""
     reference: HeldOutLosses
     """Held-out losses of the reference."""
     reason: str
@@ -78,7 +61,7 @@ def run_inheritune(
 
     Args:
         plan: from `plan_inheritune`.
-        report: is told a sentence after each round.
+        report: is told a sentence after each round and baseline.
         progress: show bars.
 
     Raises:
@@ -110,10 +93,23 @@ def run_inheritune(
                     f"than {config.tolerance:g} nats a token."
                 )
                 break
-        sections = _sections(plan, reference, rounds, reason)
+        baselines: list[Baseline] = []
+        for name in config.baselines if rounds else ():
+            baselines.append(_baseline(plan, name, rounds[-1], reference, progress))
+            rival = baselines[-1]
+            apart = rival.gap_to_student
+            report(
+                f"{name}: {rival.depth} blocks, loss {rival.losses[plan.candidate].loss:.4f}, "
+                f"behind the student by {apart.mean:.4f} ({apart.low:.4f} to {apart.high:.4f})"
+            )
+        sections = inheritune_sections(plan, reference, rounds, baselines, reason)
         write_results(config.folder, command_line(), sections)
     return InherituneResult(
-        rounds=tuple(rounds), reference=reference, reason=reason, sections=sections
+        rounds=tuple(rounds),
+        baselines=tuple(baselines),
+        reference=reference,
+        reason=reason,
+        sections=sections,
     )
 
 
@@ -149,79 +145,32 @@ def _reference_losses(plan: InheritunePlan) -> HeldOutLosses:
 
 
 def _round(plan: InheritunePlan, number: int, reference: HeldOutLosses, progress: bool) -> Round:
-    folder, depth = plan.round_folder(number), plan.depths[number]
-    model = folder / "model"
-    if not (model / FILE_NAME).is_file():
-        _start(plan, number)
-        run_pretrain(plan_pretrain(plan.round_config(number)), progress=progress)
-    losses = read_losses(model)
-    settings: dict[str, Any] = read_lineage(model)["settings"]
+    stage = plan.round_stage(number)
+    done = train_stage(plan.config, stage, plan.settings(stage), progress=progress)
     return Round(
-        depth=depth,
-        folder=model,
-        tokens=int(settings["tokens_read"]),
-        losses=losses,
-        gap=paired_gap(losses[plan.candidate], reference, confidence=plan.config.confidence),
+        depth=stage.depth,
+        folder=stage.model,
+        tokens=done.tokens,
+        losses=done.losses,
+        gap=paired_gap(done.losses[plan.candidate], reference, confidence=plan.config.confidence),
     )
 
 
-def _start(plan: InheritunePlan, number: int) -> None:
-    """Write the model that a round starts from, unless it is there."""
-    config, depth = plan.config, plan.depths[number]
-    start = plan.round_folder(number) / "start"
-    if (start / "config.json").is_file():
-        return
-    start.parent.mkdir(exist_ok=True)
-    trust = config.trust_remote_code
-    if number == 0 or config.growth == "restart":
-        inherit(
-            config.reference,
-            start,
-            layers=depth,
-            revision=config.revision,
-            trust_remote_code=trust,
-        )
-    else:
-        grow(
-            plan.round_folder(number - 1) / "model",
-            config.reference,
-            start,
-            layers=depth,
-            from_block=plan.depths[number - 1],
-            teacher_revision=config.revision,
-            trust_remote_code=trust,
-        )
-
-
-def _sections(
-    plan: InheritunePlan, reference: HeldOutLosses, rounds: Sequence[Round], reason: str
-) -> list[Section]:
-    names = list(rounds[0].losses) if rounds else []
-    columns = ["round", "blocks", "tokens", *(f"loss, {name}" for name in names)]
-    columns += ["gap to the reference", "low", "high"]
-    rows: list[list[Any]] = [
-        ["reference", plan.reference_depth, None, *[reference.loss] * len(names), 0.0, None, None]
-    ]
-    for number, done in enumerate(rounds, start=1):
-        losses = [done.losses[name].loss for name in names]
-        gap = done.gap
-        rows.append([str(number), done.depth, done.tokens, *losses, gap.mean, gap.low, gap.high])
-    table = {"columns": columns, "rows": rows}
-    depths = [done.depth for done in rounds]
-    gaps = [done.gap for done in rounds]
-    line = {
-        "name": plan.candidate,
-        "x": depths,
-        "y": [gap.mean for gap in gaps],
-        "interval": {"low": [gap.low for gap in gaps], "high": [gap.high for gap in gaps]},
-    }
-    ended = [["why it ended", reason], ["result", str(rounds[-1].folder) if rounds else None]]
-    return [
-        Section(title="Rounds", type="table", data=table),
-        Section(
-            title="Student - reference",
-            type="lines",
-            data={"x_label": "blocks", "y_label": "loss (nats/token)", "series": [line]},
-        ),
-        Section(title="End", type="table", data={"columns": ["what", "value"], "rows": ended}),
-    ]
+def _baseline(
+    plan: InheritunePlan, name: str, student: Round, reference: HeldOutLosses, progress: bool
+) -> Baseline:
+    """Train a rival of a round's student, in all its stages, and pair it with both models."""
+    config = plan.config
+    stages = baseline_stages(config, name, student.depth, plan.reference_depth)
+    done = [train_stage(config, stage, plan.settings(stage), progress=progress) for stage in stages]
+    losses = done[-1].losses
+    own, students = losses[plan.candidate], student.losses[plan.candidate]
+    return Baseline(
+        name=name,
+        depth=stages[-1].depth,
+        folder=stages[-1].model,
+        tokens=sum(one.tokens for one in done),
+        losses=losses,
+        gap=paired_gap(own, reference, confidence=config.confidence),
+        gap_to_student=paired_gap(own, students, confidence=config.confidence),
+    )

@@ -9,6 +9,7 @@ from typing import Any
 from bequest.errors import InputError
 
 GROWTH = ("restart", "continue")
+BASELINES = ("scratch", "scratch-2x", "stacking", "last-blocks", "every-other", "half-width")
 _OWN = {
     "out": "set out of inheritune",
     "model": "set reference",
@@ -35,7 +36,8 @@ class InherituneConfig:
     """Folder for the rounds; each keeps its model in round-NN/model."""
     pretrain: dict[str, Any]
     """Settings of every round, by their names in `bequest pretrain`: data, held_out, block_length,
-    schedule, averages, weights (which candidate of a round counts), training and so on."""
+    schedule, averages, weights (which candidate of a round counts), training and so on; the
+    teacher of distillation is the reference if it names none."""
     start_depth: int | None = None
     """Blocks of the first round; half of the reference's if not given."""
     blocks_per_round: int = 2
@@ -54,6 +56,11 @@ class InherituneConfig:
     """Stop after so many rounds."""
     max_tokens: int | None = None
     """Begin no round that would read more tokens than this in all rounds together."""
+    baselines: tuple[str, ...] = ()
+    """Rivals of the last round's student, trained and measured as it is and put into the same
+    table: scratch and scratch-2x (its shape drawn anew, for one and two times the steps), stacking
+    (half of its blocks from scratch, then twice on one another), last-blocks and every-other (of the
+    reference's blocks), half-width (all blocks, the first half of heads and neurons)."""
     revision: str | None = None
     """Branch, tag or commit, if the reference is a hub id."""
     overwrite: bool = False
@@ -78,6 +85,11 @@ def check_inheritune(config: InherituneConfig) -> None:
             raise InputError(f"pretrain.{name} is not a round's own; {instead}")
     if config.growth not in GROWTH:
         raise InputError(f"growth is {config.growth!r}; choose one of {', '.join(GROWTH)}")
+    for name in config.baselines:
+        if name not in BASELINES:
+            raise InputError(f"baselines has {name!r}; choose among {', '.join(BASELINES)}")
+        if config.baselines.count(name) > 1:
+            raise InputError(f"baselines has {name} twice; name each once")
     for name in ("start_depth", "blocks_per_round", "steps_per_round", "max_rounds", "max_tokens"):
         value = getattr(config, name)
         if value is not None and value < 1:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from bequest.errors import InputError
-from bequest.inheritance.inherit import InheritConfig, plan_inherit
+from bequest.inheritance.inherit import plan_inherit
 from bequest.results import Section
 from bequest.training.average_recipes import TRAINED
+from bequest.training.inheritune_baselines import check_baselines
 from bequest.training.inheritune_config import InherituneConfig, check_inheritune
+from bequest.training.inheritune_stage import Stage, cut_of
 from bequest.training.pretrain_config import PretrainConfig
 from bequest.training.pretrain_plan import PretrainPlan, plan_pretrain
 from bequest.training.resume import check_run
@@ -35,14 +37,48 @@ class InheritunePlan:
     goes_on: bool
     """Whether out holds this very run already."""
 
-    def round_folder(self, number: int) -> Path:
-        """Return the folder of a round, counted from 0."""
-        return self.config.folder / f"round-{number + 1:02d}"
+    def round_stage(self, number: int) -> Stage:
+        """Return the training of a round, counted from 0."""
+        depth, goes_on = self.depths[number], self.config.growth == "continue"
+        stage = Stage(
+            folder=self.config.folder / f"round-{number + 1:02d}",
+            begins="inherit",
+            layers=str(depth),
+            depth=depth,
+        )
+        if number == 0 or not goes_on:
+            return stage
+        before = self.round_stage(number - 1)
+        return dataclasses.replace(
+            stage, begins="grow", after=before.model, after_depth=before.depth
+        )
 
-    def round_config(self, number: int) -> PretrainConfig:
-        """Return what `bequest pretrain` is asked in a round."""
-        folder = self.round_folder(number)
-        return _round(self.config, out=folder / "model", model=folder / "start")
+    def settings(self, stage: Stage) -> PretrainConfig:
+        """Return what `bequest pretrain` is asked in a stage."""
+        asked = _asked(self.config, out=stage.model, model=stage.start)
+        training = dict(asked.training)
+        arguments = self.reference.arguments
+        if stage.times > 1 and arguments.max_steps > 0:
+            training["max_steps"] = arguments.max_steps * stage.times
+        elif stage.times > 1:
+            training["num_train_epochs"] = arguments.num_train_epochs * stage.times
+        scratch = stage.begins == "scratch"
+        return dataclasses.replace(
+            asked,
+            training=training,
+            from_scratch=scratch,
+            # A model from scratch would have the tokenizer's vocabulary, not its reference's.
+            model_config={"vocab_size": self._vocabulary} if scratch and self._is_padded else {},
+        )
+
+    @property
+    def _vocabulary(self) -> int:
+        return int(self.reference.start.config.get_text_config().vocab_size)
+
+    @property
+    def _is_padded(self) -> bool:
+        assert self.reference.tokenizer is not None
+        return len(self.reference.tokenizer) != self._vocabulary
 
     @property
     def candidate(self) -> str:
@@ -51,17 +87,26 @@ class InheritunePlan:
 
     def section(self) -> Section:
         """Return the plan as a table."""
-        length = self.reference.length
+        length, of = self.reference.length, self.reference
+        about = "" if length.exact else " (estimated)"
         rows: list[list[str | int | float | None]] = [
             ["reference", self.config.reference],
             ["blocks of the reference", self.reference_depth],
             ["blocks of the rounds at most", ", ".join(map(str, self.depths))],
             ["a further round", self.config.growth],
             ["candidate", self.candidate],
-            ["steps a round", length.steps],
+            ["documents to train on", len(of.documents.training)],
+            ["documents held out", len(of.documents.held_out)],
+            [f"tokens of training text{about}", length.training_tokens],
+            [f"tokens held out{about}", length.held_out_tokens],
+            ["steps a round" + ("" if of.arguments.max_steps > 0 else about), length.steps],
             ["tokens a round", length.tokens_trained],
-            ["held-out tokens", length.held_out_tokens],
+            [f"epochs a round{about}", length.epochs],
+            ["memory of a micro-batch's logits, at most (GB)", of.memory()[1] / 1e9],
         ]
+        if of.teacher is not None and of.distillation is not None:
+            rows.append(["teacher", of.distillation.teacher])
+            rows.append(["memory of the teacher (GB)", 4 * of.num_teacher_parameters / 1e9])
         return Section(
             title="Plan", type="table", data={"columns": ["what", "value"], "rows": rows}
         )
@@ -75,7 +120,7 @@ def plan_inheritune(config: InherituneConfig) -> InheritunePlan:
     """
     check_inheritune(config)
     reference = plan_pretrain(
-        _round(config, out=config.folder / "reference" / "model", model=config.reference)
+        _asked(config, out=config.folder / "reference" / "model", model=config.reference)
     )
     if reference.arguments.world_size > 1:
         raise InputError(
@@ -94,16 +139,17 @@ def plan_inheritune(config: InherituneConfig) -> InheritunePlan:
     depths = tuple(dict.fromkeys([*range(first, depth, config.blocks_per_round), depth]))
     # What cannot be cut is refused now, and not when its round comes.
     for layers in depths[: config.max_rounds]:
-        plan_inherit(
-            InheritConfig(
-                source=config.reference,
-                out=str(config.folder / "round-01" / "never"),
-                layers=str(layers),
-                revision=config.revision,
-                trust_remote_code=config.trust_remote_code,
-            )
-        )
-    left_out = {"out", "overwrite", "max_rounds", "max_tokens", "pretrain", "reference"}
+        plan_inherit(cut_of(config, str(layers)))
+    check_baselines(config, depths[: config.max_rounds], depth)
+    left_out = {
+        "out",
+        "overwrite",
+        "max_rounds",
+        "max_tokens",
+        "pretrain",
+        "reference",
+        "baselines",
+    }
     asked = {
         name: value for name, value in dataclasses.asdict(config).items() if name not in left_out
     }
@@ -119,7 +165,7 @@ def plan_inheritune(config: InherituneConfig) -> InheritunePlan:
     )
 
 
-def _round(config: InherituneConfig, *, out: Path, model: str | Path) -> PretrainConfig:
+def _asked(config: InherituneConfig, *, out: Path, model: str | Path) -> PretrainConfig:
     known = {field.name for field in dataclasses.fields(PretrainConfig)}
     for name in config.pretrain:
         if name not in known:
@@ -132,6 +178,9 @@ def _round(config: InherituneConfig, *, out: Path, model: str | Path) -> Pretrai
             **(settings.get("training") or {}),
             "max_steps": config.steps_per_round,
         }
+    if settings.get("distillation") and "teacher" not in settings["distillation"]:
+        teacher = {"teacher": config.reference, "revision": config.revision}
+        settings["distillation"] = {**settings["distillation"], **teacher}
     return PretrainConfig(
         **settings,
         out=str(out),

@@ -1,4 +1,4 @@
-"""KL to the start: what the model now says of each response token against what it said at first."""
+"""KL to another model, such as the start: what is said of each predicted token, in chunks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
+from bequest.errors import UnsupportedModelError
 from bequest.losses.head import CausalHead, find_head, last_hidden_states
 from bequest.losses.token_losses import IGNORED
 from bequest.training.start_weights import StartWeights
@@ -30,18 +31,28 @@ class KlPenalty:
 
     Args:
         model: The model before it is wrapped.
+        temperature: T: both models' logits are divided by it, and the sum is multiplied by T^2.
 
     Raises:
-        UnsupportedModelError: Its logits are not made by a linear layer, a scale and a soft cap.
+        UnsupportedModelError: Its logits are not made from its last hidden states by a linear
+            layer, a scale and a soft cap.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, temperature: float = 1.0) -> None:
+        self._temperature = temperature
         was_training = model.training
         model.eval()
         with torch.no_grad():
             tokens = torch.arange(4, device=next(model.parameters()).device)[None]
             self._head = find_head(model, tokens)
+            with self.watched(model) as seen:
+                given = last_hidden_states(model, self._head, tokens)
         model.train(was_training)
+        if len(seen) != 1 or not torch.equal(seen[0], given):
+            raise UnsupportedModelError(
+                f"{type(model).__name__} changes its last hidden states on their way to its head, "
+                "and the KL would be that of other logits; leave kl and distillation out"
+            )
 
     @contextmanager
     def watched(self, model: Any) -> Iterator[list[Tensor]]:
@@ -93,7 +104,7 @@ class KlPenalty:
         """Return the sum over the batch.
 
         Args:
-            first: What `at_start` returned.
+            first: What `at_start` returned, or another model's head and what it hands to it.
             inputs: The batch, with labels.
             hidden_states: What the model's own run of the batch gave, with its graph.
         """
@@ -101,7 +112,9 @@ class KlPenalty:
         rows = hidden_states[:, :-1][_predicted(inputs)]
         total = rows.new_zeros((), dtype=torch.float32)
         for own, other in zip(rows.split(_CHUNK), first_rows.split(_CHUNK), strict=True):
-            total = total + checkpoint(_kl, head, first_head, own, other, use_reentrant=False)
+            total = total + checkpoint(
+                _kl, head, first_head, own, other, self._temperature, use_reentrant=False
+            )
         return total
 
     def _now(self) -> CausalHead:
@@ -112,11 +125,13 @@ class KlPenalty:
         return replace(self._head, weight=_whole(module.weight), bias=_whole(module.bias))
 
 
-def _kl(head: CausalHead, first_head: CausalHead, now: Tensor, first: Tensor) -> Tensor:
-    log_p = torch.log_softmax(head.logits(now), dim=-1)
+def _kl(
+    head: CausalHead, first_head: CausalHead, now: Tensor, first: Tensor, temperature: float
+) -> Tensor:
+    log_p = torch.log_softmax(head.logits(now) / temperature, dim=-1)
     with torch.no_grad():
-        first_log_p = torch.log_softmax(first_head.logits(first), dim=-1)
-    return (first_log_p.exp() * (first_log_p - log_p)).sum()
+        first_log_p = torch.log_softmax(first_head.logits(first) / temperature, dim=-1)
+    return (first_log_p.exp() * (first_log_p - log_p)).sum() * temperature**2
 
 
 def _predicted(inputs: dict[str, Any]) -> Tensor:

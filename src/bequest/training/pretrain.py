@@ -23,6 +23,7 @@ from bequest.losses.processes import from_first
 from bequest.results import Section
 from bequest.training.average_recipes import TRAINED
 from bequest.training.averaging_callback import WeightAveragingCallback
+from bequest.training.distillation import trainer_of
 from bequest.training.finished_model import write_finished
 from bequest.training.held_out_losses import HeldOutLosses, HeldOutMeter
 from bequest.training.pretrain_plan import PretrainPlan, training_dtype
@@ -77,7 +78,7 @@ def run_pretrain(
 
     Args:
         plan: from `plan_pretrain`.
-        trainer_class: may replace `compute_loss`, for a distillation for instance.
+        trainer_class: may replace `compute_loss`; with `distillation` a `DistillingTrainer`.
         callbacks: further callbacks of the trainer.
         progress: show bars.
         print_logs: print a line for each entry of the trainer's log.
@@ -110,7 +111,7 @@ def run_pretrain(
         # Keys and values of earlier tokens are of no use here; the finished model keeps them.
         uses_cache = getattr(model.config, "use_cache", True)
         model.config.use_cache = False
-        trainer = trainer_class(
+        trainer = trainer_of(plan, trainer_class)(
             model=model,
             args=arguments,
             data_collator=as_batch,

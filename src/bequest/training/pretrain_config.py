@@ -8,6 +8,7 @@ from typing import Any
 
 from bequest.errors import InputError
 from bequest.training.average_recipes import TRAINED, average_recipes, check_weights
+from bequest.training.distillation_config import read_distillation
 from bequest.training.learning_rate import RESERVED, check_schedule
 
 SAMPLE_BY = ("document", "paragraph", "line")
@@ -65,6 +66,9 @@ class PretrainConfig:
     fused_loss: bool = True
     """Compute the training loss without ever holding all logits, where the model's loss is the
     plain one; it saves memory and time with large vocabularies. Otherwise the model does it."""
+    distillation: dict[str, Any] = field(default_factory=dict)
+    """Learn from another model's distribution too: {teacher: FOLDER_OR_HUB_ID, weight: 0.5,
+    temperature: 1.0}, the weight being the teacher's share in the loss."""
     training: dict[str, Any] = field(default_factory=dict)
     """Settings of transformers' TrainingArguments by name, such as learning_rate, max_steps, bf16,
     gradient_checkpointing, torch_compile or report_to."""
@@ -105,6 +109,11 @@ def check_config(config: PretrainConfig) -> None:
     """
     check_schedule(config.schedule, config.warmup, config.decay, config.floor)
     check_weights(config.weights, average_recipes(config.averages))
+    if read_distillation(config.distillation) is not None and config.train_tokenizer is not None:
+        raise InputError(
+            "train_tokenizer makes tokens that distillation.teacher does not know; name the "
+            "teacher's tokenizer instead"
+        )
     if config.schedule != "trainer":
         for name in RESERVED:
             if name in config.training:

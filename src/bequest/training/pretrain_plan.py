@@ -17,6 +17,8 @@ from bequest.checkpoints.lineage import describe_input
 from bequest.checkpoints.publish import check_target
 from bequest.errors import InputError
 from bequest.training.average_recipes import average_recipes
+from bequest.training.distillation_config import DistillationConfig, read_distillation
+from bequest.training.distillation_teacher import distillation_record, find_teacher
 from bequest.training.documents import Documents, read_documents
 from bequest.training.pretrain_config import PretrainConfig, check_config
 from bequest.training.resume import ResumePoint, check_run, resume_point
@@ -82,6 +84,10 @@ class PretrainPlan:
     """Its tokenizer; None if it is yet to be trained."""
     tokenizer_folder: Path | None
     """Where a trained tokenizer is cached."""
+    distillation: DistillationConfig | None
+    """How a teacher's distribution counts; None without a teacher."""
+    teacher: StartingModel | None
+    """The teacher."""
     recipes: Mapping[str, Recipe]
     """Averages to keep."""
     settings: Mapping[str, Any]
@@ -120,9 +126,23 @@ class PretrainPlan:
         kind = 2 if self.arguments.bf16 or self.arguments.fp16 else 4
         return 16 * self.num_parameters, tokens * vocabulary * (kind + 4 + 4)
 
+    @property
+    def num_teacher_parameters(self) -> int:
+        """Of the teacher, which stays in memory in float32; 0 without one."""
+        return 0 if self.teacher is None else int(self.teacher.skeleton().num_parameters())
+
+    def flops_per_token(self) -> float | None:
+        """Return the FLOPs of training on one token, the teacher's forward pass included."""
+        flops = flops_per_token(self.start.skeleton(), self.config.block_length)
+        if flops is None or self.teacher is None:
+            return flops
+        taught = flops_per_token(self.teacher.skeleton(), self.config.block_length)
+        # Of three such passes, two are the backward one.
+        return None if taught is None else flops + taught / 3
+
     def least_seconds(self) -> float | None:
         """Return how long training takes at the device's full arithmetic; None if not known."""
-        flops = flops_per_token(self.start.skeleton(), self.config.block_length)
+        flops = self.flops_per_token()
         if flops is None:
             return None
         peak, _ = peak_flops(self.arguments.device, training_dtype(self.arguments))
@@ -189,11 +209,23 @@ def plan_pretrain(
             tokenizer = load_tokenizer(str(folder), start)
     size = len(tokenizer) if tokenizer is not None else int(config.train_tokenizer or 0)
     fit_to_tokenizer(start, tokenizer, size, config.model_config)
+    distillation, teacher = read_distillation(config.distillation), None
+    if distillation is not None:
+        teacher = find_teacher(
+            distillation,
+            start=start,
+            tokenizer=_required(tokenizer),
+            block_length=config.block_length,
+            settings=settings,
+            trust_remote_code=config.trust_remote_code,
+        )
     length = estimated_length(config, arguments, documents, tokenizer)
     # Of an estimated length only this is certain.
     if arguments.max_steps > 0 or length.exact or length.steps < 1:
         check_length(config, recipes, length)
     record = _record(config, settings, start, documents, tokenizer, arguments.world_size)
+    if distillation is not None and teacher is not None:
+        record["distillation"] = distillation_record(distillation, teacher)
     goes_on = check_run(config.run_folder, record, overwrite=config.overwrite)
     nowhere = ResumePoint(checkpoint=None, step=0, notes=())
     return PretrainPlan(
@@ -203,6 +235,8 @@ def plan_pretrain(
         documents=documents,
         tokenizer=tokenizer,
         tokenizer_folder=folder,
+        distillation=distillation,
+        teacher=teacher,
         recipes=recipes,
         settings=settings,
         arguments=arguments,
@@ -243,7 +277,7 @@ def _record(
     world_size: int,
 ) -> dict[str, Any]:
     left_out = {"out", "run_dir", "cache_dir", "overwrite", "hash", "training", "weights"}
-    left_out |= {"data", "held_out", "tokenizer", "split", "revision"}
+    left_out |= {"data", "held_out", "tokenizer", "split", "revision", "distillation"}
     asked = {
         name: value for name, value in dataclasses.asdict(config).items() if name not in left_out
     }

@@ -36,6 +36,10 @@ def planned_section(plan: PretrainPlan) -> Section:
         ["memory of weights, gradients, optimizer (GB)", model / 1e9],
         ["memory of a micro-batch's logits, at most (GB)", logits / 1e9],
     ]
+    if plan.teacher is not None:
+        taught = plan.num_teacher_parameters
+        rows.insert(1, ["parameters of the teacher", taught])
+        rows.append(["memory of the teacher (GB)", 4 * taught / 1e9])
     if least is not None:
         rows.append(["seconds at the device's full arithmetic, at least", least])
     return _table("Plan", ["what", "value"], rows)
@@ -59,6 +63,7 @@ def pretrain_sections(
         sections.append(_lines(title, label, [one for one in series if one["x"]]))
     for key, title, label in (
         ("loss", "Training loss", "loss (nats/token)"),
+        *([("kl", "KL to the teacher", "KL (nats/token)")] if plan.teacher is not None else ()),
         ("learning_rate", "Learning rate", "learning rate"),
         ("tokens_per_second", "Speed", "tokens per second"),
     ):
