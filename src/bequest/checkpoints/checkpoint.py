@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,10 @@ SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 BIN = "pytorch_model.bin"
 BIN_INDEX = "pytorch_model.bin.index.json"
+_WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
+"""What `torch.compile` and activation checkpointing put into keys, before or inside a name."""
+
+Stored = TypeVar("Stored")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,10 +108,30 @@ def open_checkpoint(
     return Checkpoint(
         location=location,
         config=MappingProxyType(config),
-        tensors=MappingProxyType(tensors),
+        tensors=MappingProxyType(without_wrappers(tensors)),
         weight_files=tuple(files),
         spool=spool,
     )
+
+
+def without_wrappers(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
+    """Take out of the keys what `torch.compile`, activation checkpointing and DDP put into them.
+
+    No module of transformers has these names. Keys that would then be equal are all left alone, and
+    refused when transformers judges them.
+
+    Args:
+        tensors: a checkpoint's tensors by key.
+    """
+    plain = {}
+    for key, tensor in tensors.items():
+        name = f".{key}"
+        for wrapper in _WRAPPERS:
+            name = name.replace(f".{wrapper}", ".")
+        plain[name.removeprefix(".")] = tensor
+    while plain and all(key.startswith("module.") for key in plain):
+        plain = {key.removeprefix("module."): tensor for key, tensor in plain.items()}
+    return plain if len(plain) == len(tensors) else dict(tensors)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -20,7 +20,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from bequest.checkpoints.checkpoint import open_checkpoint, read_json, weight_entries, weight_files
+from bequest.checkpoints.checkpoint import (
+    open_checkpoint,
+    read_json,
+    weight_entries,
+    weight_files,
+    without_wrappers,
+)
 from bequest.checkpoints.dcp import METADATA, read_dcp
 from bequest.checkpoints.locate import Location, locate
 from bequest.checkpoints.pieces import StoredTensor
@@ -36,8 +42,6 @@ _DCP_INNER = "pytorch_model_fsdp_0"
 """The folder that accelerate puts in a checkpoint."""
 _FSDP_WHOLE = "pytorch_model_fsdp.bin"
 """The file that accelerate puts there if FSDP gathers the whole state dict."""
-_WRAPPERS = ("_orig_mod.", "module.")
-"""What `torch.compile` and DistributedDataParallel put before every key."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +132,7 @@ def _open_state_dict(path: Path, files: list[Path]) -> Weights:
         location=Location(folder=path if path.is_dir() else path.parent),
         config_file=None,
         config=MappingProxyType({}),
-        tensors=_unwrapped(entries),
+        tensors=MappingProxyType(without_wrappers(entries)),
         weight_files=tuple(files),
         spool=spool,
     )
@@ -143,7 +147,7 @@ def _open_dcp(name: str, location: Location, folder: Path) -> Weights:
         location=location,
         config_file=None,
         config=MappingProxyType({}),
-        tensors=_unwrapped(tensors),
+        tensors=MappingProxyType(without_wrappers(tensors)),
         weight_files=(folder / METADATA, *files),
     )
 
@@ -162,11 +166,3 @@ def _state_dict_files(folder: Path) -> list[Path]:
         if len(single) != 1:
             raise
         return single
-
-
-def _unwrapped(tensors: Mapping[str, StoredTensor]) -> Mapping[str, StoredTensor]:
-    """Take the prefixes of wrappers off the keys, if all of them have them."""
-    for prefix in _WRAPPERS:
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            return _unwrapped({key.removeprefix(prefix): entry for key, entry in tensors.items()})
-    return MappingProxyType(dict(tensors))

@@ -207,6 +207,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "glm_moe_dsa": _facts(
         _DENSE_FIRST, _SHARED_INDEX, Superseded("index_topk_pattern"), predicts=_NEXTN
     ),
+    "glm4v_moe_text": _facts(_DENSE_FIRST),
+    "glm4v_text": Architecture(),
     "gpt2": _GPT2,
     "gpt-sw3": _GPT2,
     "gpt_neo": _facts(RunsOfKinds("attention_types", "attention_layers")),
@@ -245,6 +247,10 @@ ARCHITECTURES: dict[str, Architecture] = {
     "qwen2": _facts(_WINDOWED),
     "qwen2_moe": _facts(_WINDOWED, SparseStep()),
     "qwen3": _facts(_WINDOWED),
+    "qwen2_5_vl_text": _facts(_WINDOWED),
+    "qwen2_vl_text": _facts(_WINDOWED),
+    "qwen3_vl_text": Architecture(),
+    "qwen3_vl_moe_text": _facts(SparseStep()),
     "qwen3_5_moe_text": _facts(_INTERVAL),
     "qwen3_5_text": _facts(_INTERVAL),
     "qwen3_moe": _facts(_WINDOWED, SparseStep()),
@@ -262,8 +268,38 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 """The facts by `model_type`, from transformers 5.23's configurations and models."""
 
+MULTIMODAL = [
+    "aria",
+    "aya_vision",
+    "cohere2_vision",
+    "glm46v",
+    "glm4v",
+    "glm4v_moe",
+    "idefics2",
+    "idefics3",
+    "internvl",
+    "lfm2_vl",
+    "lighton_ocr",
+    "llava",
+    "llava_next",
+    "llava_next_video",
+    "llava_onevision",
+    "mistral3",
+    "ovis2",
+    "paligemma",
+    "qwen2_5_vl",
+    "qwen2_vl",
+    "qwen3_vl",
+    "qwen3_vl_moe",
+    "smolvlm",
+    "video_llava",
+    "vipllava",
+]
+"""Types with a nested decoder that transformers does not list as causal language models."""
+
 NESTED: dict[str, str] = dict.fromkeys(
     [
+        *MULTIMODAL,
         "dots3_note",
         "emu3",
         "fuyu",
@@ -281,3 +317,6 @@ NESTED: dict[str, str] = dict.fromkeys(
     "text_config",
 )
 """Types whose decoder has a configuration of its own, and the field that holds it."""
+
+FLAT = ("qwen2_5_vl", "qwen2_vl")
+"""Nested types whose configurations on hubs hold the decoder's fields beside those of the towers."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bequest.errors import CheckpointError, UnsupportedModelError
 
-_TOWERS = ("vision", "visual", "image", "audio", "vq", "depth_decoder", "projector")
+_TOWERS = ("vision", "visual", "image", "audio", "vq", "depth_decoder", "projector", "perceiver")
 """Words in the names of a multimodal model's other lists of blocks."""
 _NUMBERED = re.compile(r"(?P<prefix>(?:[^.]+\.)*?)(?P<index>\d+)\.(?P<rest>.+)")
 

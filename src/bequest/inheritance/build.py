@@ -13,11 +13,13 @@ from bequest.checkpoints.companions import copy_companions
 from bequest.checkpoints.lineage import command_line, describe_input, write_lineage
 from bequest.checkpoints.model_card import write_model_card
 from bequest.checkpoints.publish import staged_folder
-from bequest.checkpoints.shards import write_shards
+from bequest.checkpoints.shards import Shard, TensorSpec, plan_shards, write_shards
 from bequest.checkpoints.verify import verify_loadable
 from bequest.inheritance.config_cut import depth_of, model_class, read_config, write_config
 from bequest.inheritance.identity import build_on_meta, compare_blocks, find_block_modules
 from bequest.inheritance.plan import InheritancePlan
+from bequest.inheritance.quantized import FIELD as QUANTIZATION
+from bequest.inheritance.quantized import standing_for
 from bequest.inheritance.selection import describe_layers
 from bequest.results import Section, write_results
 
@@ -63,10 +65,15 @@ def verify(plan: InheritancePlan) -> None:
     code = None
     if plan.trust_remote_code:
         code = (plan.home.folder, [path for path in plan.companions if path.suffix == ".py"])
+    shards: tuple[Shard[TensorSpec], ...] = plan.shards
+    planned_config = dict(plan.config)
+    quantization = planned_config.pop(QUANTIZATION, None)
+    if quantization:
+        shards = plan_shards(standing_for(plan.tensors, quantization), "1TB")
     with tempfile.TemporaryDirectory(prefix="bequest-") as folder:
         result = verify_loadable(
-            plan.shards,
-            plan.config,
+            shards,
+            planned_config,
             Path(folder),
             model=f"the model for {plan.target}",
             model_class=model_class(plan.config),
@@ -77,7 +84,8 @@ def verify(plan: InheritancePlan) -> None:
 
         config = AutoConfig.from_pretrained(source.folder, trust_remote_code=True)
     else:
-        config = read_config(source.config, model=source.location.name)
+        unquantized = {key: value for key, value in source.config.items() if key != QUANTIZATION}
+        config = read_config(unquantized, model=source.location.name)
     reference = build_on_meta(
         config,
         model_class=model_class(source.config),

@@ -15,11 +15,14 @@ from bequest.errors import UnsupportedModelError
 from bequest.inheritance.architectures import (
     ARCHITECTURES,
     EVERYWHERE,
+    FLAT,
+    MULTIMODAL,
     NESTED,
     Architecture,
 )
 from bequest.inheritance.blocks import BlockNames
 from bequest.inheritance.cache_check import require_attention
+from bequest.inheritance.depth_limits import require_deepstack
 from bequest.inheritance.depth_rules import REMOVED, Changes
 from bequest.inheritance.refused_types import ENCODER_DECODERS, ENCODERS, REFUSED
 
@@ -50,11 +53,6 @@ def require_decoder(config: Mapping[str, Any], *, model: str) -> Architecture:
     if config.get("add_cross_attention"):
         raise UnsupportedModelError(
             f"{model} has add_cross_attention set: it reads an encoder; bequest cuts plain decoders."
-        )
-    if config.get("quantization_config"):
-        raise UnsupportedModelError(
-            f"{model} is quantized (quantization_config in config.json); cut the unquantized model "
-            "and quantize the result."
         )
     if model_type in REFUSED:
         raise UnsupportedModelError(
@@ -113,9 +111,12 @@ def kept_in_float32(config: Any, dtype: str | None) -> tuple[str, ...]:
     """
     if dtype not in ("float16", "bfloat16"):
         return ()
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers.models.auto import modeling_auto
 
-    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    lists = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING
+    if config.model_type in MULTIMODAL:
+        lists = modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    model_class = lists[type(config)]
     kept = set(getattr(model_class, "_keep_in_fp32_modules_strict", None) or ())
     if dtype == "float16":
         kept |= set(getattr(model_class, "_keep_in_fp32_modules", None) or ())
@@ -150,11 +151,14 @@ def model_class(config: Mapping[str, Any]) -> str:
             is transformers.CONFIG_MAPPING[config["model_type"]]
         ):
             return str(named[0])
+    if config.get("model_type") in MULTIMODAL:
+        return "AutoModelForImageTextToText"
     return "AutoModelForCausalLM"
 
 
 def _inner_type(config: Mapping[str, Any], field: str, model: str) -> str:
-    if not isinstance(config.get(field), dict):
+    flat = config["model_type"] in FLAT and field not in config
+    if not flat and not isinstance(config.get(field), dict):
         raise UnsupportedModelError(
             f"{model} has no {field} in config.json, where a {config['model_type']} model states its "
             "decoder."
@@ -191,12 +195,17 @@ def cut_config(
     field = NESTED.get(config["model_type"])
     whole = read_config(config, model=model)
     if field is not None:
-        inner, changes = _cut(config[field], getattr(whole, field), selection, architecture, model)
-        result = {**config, field: inner}
+        require_deepstack(whole, selection, model=model)
+        flat = field not in config
+        own = config if flat else config[field]
+        inner, changes = _cut(own, getattr(whole, field), selection, architecture, model)
+        result = inner if flat else {**config, field: inner}
         after = read_config(result, model=f"the cut of {model}")
         _compare(getattr(whole, field), getattr(after, field), changes, model)
         _compare(whole, after, {field: after.to_dict()[field]}, model)
         require_attention(getattr(whole, field), getattr(after, field), model=model)
+        if flat:
+            return result, changes
         shown = {name: None if value is REMOVED else value for name, value in changes.items()}
         return result, {field: shown}
     result, changes = _cut(config, whole, selection, architecture, model)

@@ -216,3 +216,26 @@ class NotOfKind:
                 "else in a shorter one."
             )
         return {}
+
+
+def require_deepstack(config: Any, selection: Sequence[int], *, model: str) -> None:
+    """Refuse a selection that would give an image's features to other blocks.
+
+    Source: `Qwen3VLTextModel.forward`: behind the blocks 0, 1, ... it adds the features that the
+    vision tower's blocks of `deepstack_visual_indexes` gave, by the block's number.
+
+    Args:
+        config: the whole model's transformers configuration.
+        selection: the blocks that are kept, in increasing order.
+        model: the source's name, for messages.
+
+    Raises:
+        UnsupportedModelError: one of the first blocks, which receive features, is missing.
+    """
+    levels = getattr(getattr(config, "vision_config", None), "deepstack_visual_indexes", None)
+    count = len(levels or ())
+    if list(selection[:count]) != list(range(count)):
+        raise UnsupportedModelError(
+            f"{model}: the first {count} blocks receive features of an image by their number "
+            "(vision_config field 'deepstack_visual_indexes'); keep all of them."
+        )

@@ -36,6 +36,7 @@ from bequest.inheritance.plan import (
     in_byte_order,
     require_no_adapter,
 )
+from bequest.inheritance.quantized import require_unquantized
 from bequest.inheritance.selection import describe_layers
 from bequest.inheritance.succession import next_blocks
 
@@ -210,6 +211,7 @@ def _names_of_blocks(
     for checkpoint in (student, teacher):
         name = checkpoint.location.name
         architecture = require_decoder(checkpoint.config, model=name)
+        require_unquantized(checkpoint.config, model=name, what="growing")
         depth = depth_of(read_config(checkpoint.config, model=name))
         blocks = find_blocks(checkpoint.tensors, depth, model=name)
         notes += refuse_extra_blocks(blocks, architecture, checkpoint.config, model=name)

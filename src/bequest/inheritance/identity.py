@@ -47,14 +47,14 @@ def build_on_meta(
     import torch
     import transformers
 
-    if model_class != "AutoModelForCausalLM":
+    if not model_class.startswith("Auto"):
         with torch.device("meta"):
             named: nn.Module = getattr(transformers, model_class)._from_config(
                 config, dtype=torch.float32
             )
         return named
     with torch.device("meta"):
-        model: nn.Module = transformers.AutoModelForCausalLM.from_config(
+        model: nn.Module = getattr(transformers, model_class).from_config(
             config, dtype=torch.float32, trust_remote_code=trust_remote_code
         )
     return model

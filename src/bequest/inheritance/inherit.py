@@ -33,7 +33,18 @@ from bequest.inheritance.plan import (
     in_byte_order,
     require_no_adapter,
 )
+from bequest.inheritance.quantized import FIELD as QUANTIZATION
+from bequest.inheritance.quantized import (
+    cut_quantization,
+    quantization_of,
+    require_unquantized,
+)
 from bequest.inheritance.selection import layers_as_text, select_layers
+
+_QUANTIZED = (
+    "The model is quantized: it was checked as the unquantized model that it stands for, and most "
+    "quantized models can be trained through adapters only."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +149,10 @@ def _plan(config: InheritConfig, checkpoint: Checkpoint) -> InheritancePlan:
         checkpoint.location, checkpoint.config, trust_remote_code=config.trust_remote_code
     )
     architecture = require_decoder(checkpoint.config, model=name)
+    quantization = quantization_of(checkpoint.config, model=name)
+    for field in ("dtype", "reinit"):
+        if getattr(config, field):
+            require_unquantized(checkpoint.config, model=name, what=f"the option {field}")
     read = read_config(checkpoint.config, model=name)
     depth = depth_of(read)
     selection = select_layers(config.layers, depth)
@@ -145,6 +160,14 @@ def _plan(config: InheritConfig, checkpoint: Checkpoint) -> InheritancePlan:
     notes = refuse_extra_blocks(blocks, architecture, checkpoint.config, model=name)
     cut, changes = cut_config(checkpoint.config, selection, architecture, model=name)
     changes.pop(depth_field(read), None)
+    if quantization is not None:
+        followed = cut_quantization(
+            quantization, blocks, selection, checkpoint.tensors, model=name
+        )
+        cut[QUANTIZATION] = followed
+        if followed != quantization:
+            changes[QUANTIZATION] = followed
+        notes.append(_QUANTIZED)
     kept = kept_in_float32(read, config.dtype)
     planned = cut_tensors(
         checkpoint, blocks, selection, config.dtype, kept, packed=architecture.packed

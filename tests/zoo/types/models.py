@@ -11,13 +11,17 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 
 from zoo.specimen import draw_weights
 from zoo.types.attention import ATTENTION
 from zoo.types.experts import EXPERTS
 from zoo.types.generic import GENERIC
 from zoo.types.hybrid import HYBRID
+from zoo.types.multimodal import MULTIMODAL
 from zoo.types.nested import NESTED
 
 ENCODER_DECODERS = [
@@ -56,7 +60,7 @@ ENCODERS = [
     "xmod",
 ]
 DECODERS = sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - {*ENCODER_DECODERS, *ENCODERS})
-OWN: dict[str, dict[str, Any]] = {**ATTENTION, **EXPERTS, **HYBRID, **NESTED}
+OWN: dict[str, dict[str, Any]] = {**ATTENTION, **EXPERTS, **HYBRID, **NESTED, **MULTIMODAL}
 
 
 def settings(model_type: str) -> dict[str, Any]:
@@ -82,6 +86,11 @@ def config_of(model_type: str) -> PretrainedConfig:
 
 def model_class(model_type: str) -> type[PreTrainedModel]:
     """The class that reads a type's whole checkpoint: of a multimodal one, all towers."""
+    if model_type in MULTIMODAL:
+        alone: type[PreTrainedModel] = getattr(
+            transformers, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[model_type]
+        )
+        return alone
     named = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type]
     whole = named.replace("ForCausalLM", "ForConditionalGeneration")
     nested = "text_config" in settings(model_type)
@@ -112,6 +121,8 @@ CHOSEN: dict[str, tuple[int, ...]] = {
     "jamba": (1, 2, 5, 6),
     "minimax": (1, 4),
     "mllama": (0, 1, 3, 5),
+    "qwen3_vl": (0, 1, 3, 5),
+    "qwen3_vl_moe": (0, 1, 3, 5),
     "zamba": (0, 1, 3, 4, 6),
 }
 """A selection that is not contiguous, where a type does not allow (0, 2, 3, 5)."""
