@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,13 +57,21 @@ def run_command(arguments: tuple[str, ...]) -> tuple[float, float]:
     return time.monotonic() - started, cpu_seconds() - before
 
 
+def remove_run(folder: Path) -> None:
+    """Remove the checkpoints of a run whose model is published, and say so."""
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    print(f"   $ rm -r {shlex.quote(short(folder))}")
+    print(f"     checkpoints with optimizer states, {size / 1e9:.1f} GB (--keep-runs keeps them)\n")
+    shutil.rmtree(folder)
+
+
 def cpu_seconds() -> float:
     """What all commands so far took of all cores: it says more than the clock on a busy machine."""
     spent = resource.getrusage(resource.RUSAGE_CHILDREN)
     return spent.ru_utime + spent.ru_stime
 
 
-def demo(out: Path, layers: int, scale: float) -> None:
+def demo(out: Path, layers: int, scale: float, keep_runs: bool = False) -> None:
     """Run all steps that are not done yet, then say what came of them."""
     if not MODEL.exists() or not BROWN.exists():
         raise InputError(f"{short(MODEL.parent)} lacks the model or the texts; run `make assets`")
@@ -77,9 +86,12 @@ def demo(out: Path, layers: int, scale: float) -> None:
         title(f"{number}/{len(plan)}  {step.title}")
         if step.done.exists() and "report" not in step.arguments:
             print(f"   done before: {short(step.done)}\n", flush=True)
-            continue
-        state["seconds"][step.title] = [round(spent, 1) for spent in run_command(step.arguments)]
-        write_state(out, state)
+        else:
+            spent = run_command(step.arguments)
+            state["seconds"][step.title] = [round(seconds, 1) for seconds in spent]
+            write_state(out, state)
+        if not keep_runs and step.needless is not None and step.needless.exists():
+            remove_run(step.needless)
     conclude(out, plan, state)
 
 
@@ -189,6 +201,9 @@ def main() -> int:
     parser.add_argument(
         "--scale", type=float, default=1, help="times as many steps and samples (default: 1)"
     )
+    parser.add_argument(
+        "--keep-runs", action="store_true", help="keep the training runs' checkpoints (7 GB)"
+    )
     options = parser.parse_args()
     if not 0 < options.scale < float("inf"):
         parser.error(f"--scale is {options.scale}; give a number above 0")
@@ -196,7 +211,7 @@ def main() -> int:
     out = options.out or ROOT / ".cache" / f"demo{suffix}"
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
-        demo(out.absolute(), options.layers, options.scale)
+        demo(out.absolute(), options.layers, options.scale, options.keep_runs)
     except BequestError as error:
         print(f"demo: error: {error}", file=sys.stderr)
         return error.exit_code

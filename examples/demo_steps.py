@@ -15,9 +15,9 @@ MODEL = ROOT / ".cache" / "assets" / "SmolLM2-135M-Instruct"
 BROWN = ROOT / ".cache" / "assets" / "brown"
 TRAIN_STEPS = 30
 """Of pretrain.yaml."""
-QUESTIONS = 64
-HELD_OUT_QUESTIONS = 24
-TEXTS = 53
+QUESTIONS = 48
+HELD_OUT_QUESTIONS = 18
+TEXTS = 40
 BYTES_PER_TEXT = 512
 SEQUENCES = 8
 SEQUENCE_LENGTH = 64
@@ -38,6 +38,8 @@ class Step:
     """What stands after `bequest`."""
     done: Path
     """What exists when, and only when, the command has finished."""
+    needless: Path | None = None
+    """A run's folder that nobody needs once the command has finished."""
 
 
 def short(path: str | Path) -> str:
@@ -91,7 +93,7 @@ def _depth(out: Path, layers: int, scale: float) -> list[Step]:
         ),
         _step(
             out, "averaged", "Average the last checkpoints of that run afterwards",
-            "average", f"{trained}.run", averaged, "--window", "2",
+            "average", f"{trained}.run", averaged, "--window", "2", needless="trained.run",
         ),
         _step(
             out, "depth", "Evaluate: the whole model before, the cut one and its successors after",
@@ -114,10 +116,12 @@ def _tuning(out: Path) -> list[Step]:
         _step(
             out, "standard", "Fine-tune the whole model on questions and answers, the standard way",
             "finetune", "--config", short(CONFIGS / "standard.yaml"), *tune, "--out", standard,
+            needless="standard.run",
         ),
         _step(
             out, "flow", "The same with FLOW: samples that the model finds easy weigh more",
             "finetune", "--config", short(CONFIGS / "flow.yaml"), *tune, "--out", flow,
+            needless="flow.run",
         ),
         _step(
             out, "forgetting", "Evaluate: what was gained on the questions, what forgotten of Brown?",
@@ -129,9 +133,14 @@ def _tuning(out: Path) -> list[Step]:
     # fmt: on
 
 
-def _step(out: Path, name: str, title: str, *arguments: str) -> Step:
+def _step(out: Path, name: str, title: str, *arguments: str, needless: str | None = None) -> Step:
     # The commands publish their folders whole, so that a results.json there means all is done.
-    return Step(title=title, arguments=arguments, done=out / name / "results.json")
+    return Step(
+        title=title,
+        arguments=arguments,
+        done=out / name / "results.json",
+        needless=None if needless is None else out / needless,
+    )
 
 
 def _report(out: Path) -> Step:
@@ -147,4 +156,5 @@ def _report(out: Path) -> Step:
 def settings(plan: list[Step]) -> str:
     """All that the results depend on, to tell whether a folder holds this demo or another."""
     configs = {path.name: path.read_text(encoding="utf-8") for path in sorted(CONFIGS.iterdir())}
-    return json.dumps([[step.arguments for step in plan], configs], sort_keys=True)
+    amounts = [QUESTIONS, HELD_OUT_QUESTIONS, TEXTS, BYTES_PER_TEXT]
+    return json.dumps([[step.arguments for step in plan], configs, amounts], sort_keys=True)

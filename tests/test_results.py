@@ -235,6 +235,7 @@ def test_what_a_report_is_told(kind: str, more: dict[str, Any]) -> None:
             "y_interval",
         ),
         ("scatter", {"series": [{"name": "a", "x": [10**400], "y": [1]}]}, "finite"),
+        ("scatter", {"y_ticks": ["a"]}, "one of the rows 0 to 0"),
     ],
 )
 def test_what_a_report_could_not_draw_is_refused(

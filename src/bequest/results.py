@@ -49,8 +49,9 @@ class Section:
               `values`: R rows of C numbers or None, the first row being that of `y[0]`
     histogram `x_label`, `y_label`: str; `edges`: N+1 increasing numbers; `series`: list of
               {`name`: str, `counts`: N numbers >= 0}
-    scatter   `x_label`, `y_label`: str; [`x_scale`, `y_scale`: "linear" or "log"]; `series`: list
-              of {`name`: str, `x`: N numbers, `y`: N numbers, [`labels`: N str],
+    scatter   `x_label`, `y_label`: str; [`x_scale`, `y_scale`: "linear" or "log"]; [`y_ticks`: str,
+              names of the rows 0, 1, ... from the top, which then are all that `y` may hold];
+              `series`: list of {`name`: str, `x`: N numbers, `y`: N numbers, [`labels`: N str],
               [`x_interval`, `y_interval`: {`low`, `high`: N numbers or None}]}
     ========= ==================================================================================
 
@@ -76,6 +77,8 @@ class Section:
             edges = self.data["edges"]
             if any(left >= right for left, right in itertools.pairwise(edges)):
                 raise _wrong(f"{place}: data['edges']", "increasing numbers", edges)
+        if "y_ticks" in self.data:
+            _check_rows(place, self.data)
         for axis in ("x", "y"):
             if self.data.get(f"{axis}_scale") == "log":
                 _check_positive(place, axis, self.data["series"])
@@ -216,7 +219,7 @@ _LAYOUTS: Mapping[str, _Layout] = {
         "edges": _Values(_NUMBER, "N", extra=1),
         "series": _Values({"name": _TEXT, "counts": _Values(_COUNT, "N")}),
     },
-    "scatter": {**_AXES, **_SCALES, "series": _Values(_POINTS)},
+    "scatter": {**_AXES, **_SCALES, "y_ticks?": _Values(_TEXT), "series": _Values(_POINTS)},
 }
 
 
@@ -243,6 +246,16 @@ def _check(place: str, value: Any, layout: _Layout, sizes: dict[str, int]) -> No
                 _check(f"{place}[{key!r}]", value[key], layout[marked], sizes)
             elif key == marked:
                 raise _wrong(f"{place}[{key!r}]", "given", "nothing")
+
+
+def _check_rows(place: str, data: Mapping[str, Any]) -> None:
+    """Refuse points that stand in no named row."""
+    rows = range(len(data["y_ticks"]))
+    for position, one in enumerate(data["series"]):
+        for value in one["y"]:
+            if value not in rows:
+                wanted = f"one of the rows 0 to {len(rows) - 1}"
+                raise _wrong(f"{place}: data['series'][{position}]['y']", wanted, value)
 
 
 def _check_positive(place: str, axis: str, series: Sequence[Mapping[str, Any]]) -> None:

@@ -105,10 +105,30 @@ def test_results_and_items_are_left(models: list[Path], texts: Path, tmp_path: P
     left = json.loads((out / "results.json").read_text(encoding="utf-8"))
     assert [(s["title"], s["type"]) for s in left["sections"]] == [
         ("Gains and losses", "table"),
+        ("Gains by task", "scatter"),
         ("Target against forgetting", "scatter"),
         ("Models", "table"),
+        ("Settings", "table"),
+        ("Versions", "table"),
+        ("Cost", "table"),
     ]
-    table, figure, _ = (section["data"] for section in left["sections"])
+    data = {section["title"]: section["data"] for section in left["sections"]}
+    table, figure = data["Gains and losses"], data["Target against forgetting"]
+    # Fewer bits are a gain; the second task stands in the second row.
+    (drawn,) = data["Gains by task"]["series"]
+    assert data["Gains by task"]["y_ticks"] == ["texts.jsonl", "more.jsonl"]
+    assert drawn["x"] == pytest.approx([-one.difference for one in found.comparisons])
+    low, high = found.comparisons[1].interval or (0, 0)
+    assert drawn["y"] == [0, 1] and drawn["x_interval"]["low"][1] == pytest.approx(-high)
+    assert drawn["x_interval"]["high"][1] == pytest.approx(-low)
+    settings = dict(data["Settings"]["rows"])
+    assert settings["target"] == "texts.jsonl" and settings["resamples"] == 200
+    assert "torch" in dict(data["Versions"]["rows"])
+    cost = data["Cost"]["rows"]
+    assert [row[:3] for row in cost[:2]] == [
+        ["model-0", name, 20] for name in ("texts.jsonl", "more.jsonl")
+    ]
+    assert all(row[3] > 0 for row in cost)
     row = dict(zip(table["columns"], table["rows"][0], strict=True))
     assert row["difference"] == pytest.approx(found.comparisons[0].difference)
     assert row["verdict"] == found.comparisons[0].verdict

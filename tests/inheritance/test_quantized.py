@@ -1,4 +1,4 @@
-"""Quantized checkpoints: blocks with their scales are copied, their names in the configuration follow."""
+"""Quantized checkpoints: blocks and scales are copied, names in the configuration follow."""
 
 from __future__ import annotations
 
@@ -95,7 +95,11 @@ def test_the_experts_of_gpt_oss(tmp_path: Path) -> None:
 
 CT = "compressed_tensors"
 ENTRIES = [
-    ("fp8", ["model.layers.2.mlp.down_proj", "lm_head"], ["model.layers.1.mlp.down_proj", "lm_head"]),
+    (
+        "fp8",
+        ["model.layers.2.mlp.down_proj", "lm_head"],
+        ["model.layers.1.mlp.down_proj", "lm_head"],
+    ),
     ("fp8", ["layers.3.mlp"], ["layers.2.mlp"]),
     ("fp8", ["model.layers.1", "model.layers.0"], ["model.layers.0"]),
     ("fp8", ["model.layers.4.mlp", "gate"], ["gate"]),
@@ -168,7 +172,9 @@ def test_a_quantized_checkpoint_that_would_not_load(
         state[beside.replace("up_proj", "side_proj")] = state[beside].clone()
     else:
         for key in [key for key in state if key.startswith(module)]:
-            state[key] = state[key.replace("layers.0.mlp.up_proj", "layers.0.self_attn.k_proj")].clone()
+            state[key] = state[
+                key.replace("layers.0.mlp.up_proj", "layers.0.self_attn.k_proj")
+            ].clone()
     save_file(state, source / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(BequestError) as refusal:
         bequest.inherit(source, tmp_path / "out", layers="2")

@@ -124,6 +124,24 @@ def every_kind(*, named: str = "") -> list[Section]:
             },
         ),
         Section(
+            title=f"Gains by task{n}",
+            type="scatter",
+            data={
+                "x_label": f"gain{n}",
+                "y_label": f"task{n}",
+                "y_ticks": [f"brown{n}", f"questions{n}", f"a task of a long name, shortened{n}"],
+                "series": [
+                    {
+                        "name": f"FLOW{n}",
+                        "x": [0.1, -0.2, 0.0],
+                        "y": [0, 1, 2],
+                        "x_interval": {"low": [0.05, -0.4, None], "high": [0.2, 0.1, None]},
+                    },
+                    {"name": f"standard{n}", "x": [0.3], "y": [1]},
+                ],
+            },
+        ),
+        Section(
             title="Cost",
             type="table",
             data={"columns": ["what", f"value{n}"], "rows": [[f"seconds{n}", 12.5], ["GB", 0.54]]},

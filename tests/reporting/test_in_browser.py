@@ -76,7 +76,7 @@ def test_every_picture_is_drawn(window: Page, report_file: Path, width: int, dar
     assert window.complaints() == []
     assert window.requests() == [report_file.resolve().as_uri()]
     pictures = window.evaluate(SIZES)
-    assert len(pictures) == 2 * (6 + 1)
+    assert len(pictures) == 2 * (7 + 1)
     for picture in pictures:
         assert picture["shown"] == (picture["wide"] == (width > 640))
         if picture["shown"]:

@@ -17,14 +17,16 @@ from torch.nn import functional
 from transformers import AutoModelForImageClassification
 
 from bequest.errors import InputError
+from bequest.evaluation.image_data import class_names, labels_of, read_images
+from bequest.evaluation.image_models import ORIGINAL
 from bequest.training import vision_protocol
 from bequest.training.method import MethodConfig
 from bequest.training.vision_config import TASK, ImageConfig, ImageData, ImageRetention
-from bequest.training.vision_data import ImageBatches, class_names, labels_of, read_images
+from bequest.training.vision_data import ImageBatches
 from bequest.training.vision_model import blended, restored, state_hash
 from bequest.training.vision_plan import plan_images
 from bequest.training.vision_protocol import run_stages
-from bequest.training.vision_publish import PRETRAINED, finetune_images, on_retention
+from bequest.training.vision_publish import finetune_images, on_retention
 from tests.training.tiny_images import (
     own_network,
     pictures,
@@ -220,7 +222,7 @@ def test_the_output_loads_and_tells(files: Path, tmp_path: Path) -> None:
         )
     np.testing.assert_array_equal(right, done.accuracies.target["final"])
     # What the old head needs is in the folder: with it the old task is measured again.
-    state = {**loaded.state_dict(), **load_file(out / PRETRAINED)}
+    state = {**loaded.state_dict(), **load_file(out / ORIGINAL)}
     old = plan.start.with_state({f"network.{key}": value for key, value in state.items()})
     np.testing.assert_array_equal(on_retention(plan, old), done.accuracies.retained["final"])
     table = json.loads((out / "results.json").read_text())["sections"][0]["data"]["rows"]

@@ -112,6 +112,10 @@ def test_every_section_and_what_disappears_nowhere() -> None:
     assert all(len(str(row[-1])) <= 80 for row in sections[3].data["rows"])
     for series in sections[4].data["series"]:
         assert sum(series["counts"]) == pytest.approx(32)
+    weights = sections[5].data
+    assert sections[5].title == "Weights" and weights["edges"][0] == 0
+    assert weights["edges"][-1] == pytest.approx(scores.weight.max())
+    assert sum(weights["series"][0]["counts"]) == 32
 
 
 @pytest.mark.parametrize("rows", [[[2.0]], [[2.0], [3.0]], [[]], [[0.5]] * 40])

@@ -16,7 +16,7 @@ from bequest.evaluation.items import ItemScores
 from bequest.evaluation.models import Candidate, LoadedModel
 from bequest.evaluation.paired import Comparison, Group, compare_all
 from bequest.evaluation.plan import EvaluateConfig, EvaluationPlan, Task, plan_evaluation
-from bequest.evaluation.sections import notes_on, sections_of
+from bequest.evaluation.sections import appendix, notes_on, sections_of
 from bequest.results import Section, write_results
 
 Report = Callable[[Candidate, str, ItemScores, float], None]
@@ -47,7 +47,7 @@ def evaluate(
     progress: bool = False,
     **options: object,
 ) -> Evaluation:
-    """Compare models item by item on texts, lm-eval tasks and problems whose answers are verified.
+    """Compare models item by item on texts, lm-eval tasks, verified problems, or images.
 
     Where `torchrun` or `accelerate launch` started several processes, they share the work.
 
@@ -60,16 +60,21 @@ def evaluate(
         out: the folder to write: items, and `results.json`. What an earlier run left there is not
             computed again. None writes nothing.
         progress: show bars.
-        **options: other fields of `EvaluateConfig`, such as `limit` and `target`.
+        **options: other fields of `EvaluateConfig`, such as `limit`, `target` and `images`.
 
     Raises:
         InputError: an argument, a model or a task is at fault.
         StorageError: the disk is full or failed.
     """
     files = [texts] if isinstance(texts, str | Path) else texts
-    for name, value in (("tasks", tasks), ("generate", generate)):
+    listed: dict[str, object] = {"tasks": tasks, "generate": generate}
+    listed |= {name: options[name] for name in ("images", "image_classes") if name in options}
+    for name, value in listed.items():
         if isinstance(value, str):
             raise InputError(f"{name} must be a sequence of names, got one str; pass [{name}]")
+    for name in ("images", "image_classes"):
+        if name in options:
+            options[name] = tuple(map(str, listed[name]))  # type: ignore[call-overload]
     known = set(EvaluateConfig.__dataclass_fields__)
     for name in options:
         if name not in known:
@@ -115,7 +120,7 @@ def carry_out(
         )
         for task in left:
             started = time.monotonic()
-            scores = _measured(plan, loaded, task, progress)
+            scores = _measured(plan, loaded, task, progress, started)
             if scores is not None and report is not None and rank_and_size()[0] == 0:
                 report(candidate, task.name, scores, time.monotonic() - started)
         loaded.release()
@@ -125,7 +130,7 @@ def carry_out(
 
 
 def _measured(
-    plan: EvaluationPlan, loaded: LoadedModel, task: Task, progress: bool
+    plan: EvaluationPlan, loaded: LoadedModel, task: Task, progress: bool, started: float
 ) -> ItemScores | None:
     """Run one model on one task, keep the result, and then drop what was kept on the way."""
     from bequest.losses.processes import rank_and_size
@@ -136,7 +141,7 @@ def _measured(
     scores = task.measure(loaded, progress=progress, scratch=scratch)
     if scores is None or rank_and_size()[0] > 0:
         return None
-    plan.store.write(candidate, scores, task.fingerprint)
+    plan.store.write(candidate, scores, task.fingerprint, seconds=time.monotonic() - started)
     shutil.rmtree(scratch, ignore_errors=True)
     return scores
 
@@ -171,6 +176,7 @@ def _compared(plan: EvaluationPlan) -> Evaluation:
     sections = sections_of(
         plan.candidates, scores, comparisons, plan.config.target, plan.config.level
     )
+    sections += appendix(plan)
     if plan.out is not None:
         write_results(plan.out, command_line(), sections)
     return Evaluation(

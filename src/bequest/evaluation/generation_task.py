@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from bequest.errors import InputError
 from bequest.evaluation.items import ItemScores, numbered
-from bequest.evaluation.models import LoadedModel
+from bequest.evaluation.models import Candidate, LoadedModel
 from bequest.losses.processes import add_up, rank_and_size, share_of
 
 
@@ -73,6 +73,10 @@ class GenerationTask:
     def bytes_read(self) -> int:
         """About how many bytes are read and, if every answer is as long as it may be, written."""
         return sum(len(text.encode()) + 4 * self._max_new_tokens for text in self._prompts)
+
+    def flops(self, candidate: Candidate) -> float:
+        """About how many floating-point operations a model takes for all items."""
+        return candidate.flops_on_text(self.bytes_read)
 
     def measure(self, model: LoadedModel, *, progress: bool, scratch: Path | None) -> ItemScores:
         """Let a model answer every problem; all processes of a run share the work.

@@ -16,7 +16,7 @@ import numpy as np
 from bequest.errors import InputError, explained
 from bequest.evaluation.items import ItemScores, numbered
 from bequest.evaluation.local_data import SUFFIXES, write_task
-from bequest.evaluation.models import LoadedModel
+from bequest.evaluation.models import Candidate, LoadedModel
 
 _PROBED_DOCUMENTS = 20
 _SEED = 1234
@@ -96,6 +96,10 @@ class HarnessTask:
             )
             total += length / max(1, probed) * count
         return round(total)
+
+    def flops(self, candidate: Candidate) -> float:
+        """About how many floating-point operations a model takes for all items."""
+        return candidate.flops_on_text(self.bytes_read)
 
     def measure(
         self, model: LoadedModel, *, progress: bool, scratch: Path | None

@@ -8,15 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bequest.checkpoints.checkpoint import open_checkpoint
 from bequest.checkpoints.lineage import file_hash, identity_hash, structure_hash
 from bequest.errors import InputError, explained
 from bequest.losses.device import device
-
-if TYPE_CHECKING:
-    pass
 
 _READ_WITH_THE_WEIGHTS = (
     "config.json",
@@ -30,7 +27,20 @@ _READ_WITH_THE_WEIGHTS = (
     "tokenizer.model",
 )
 """Files that change what a model says, beside its weights."""
+_BYTES_PER_TOKEN = 4
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageForm:
+    """What a classifier of images adds to a candidate."""
+
+    classes: tuple[str, ...]
+    """Names of its classes; numbers where nothing names them."""
+    restores: bool
+    """Whether it runs with the head that it had before fine-tuning."""
+    flops: float
+    """Floating-point operations for one image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +59,21 @@ class Candidate:
     """Of the model, tied ones counted once."""
     dtype: str
     """In which it runs."""
+    images: ImageForm | None = None
+    """Of a classifier of images; None of a causal language model."""
+
+    def flops_on_text(self, num_bytes: int) -> float:
+        """Return about how many floating-point operations some bytes of text take."""
+        return 2.0 * self.num_parameters * num_bytes / _BYTES_PER_TOKEN
 
 
 def find_candidates(
-    models: Sequence[str], *, dtype: str = "auto", trust_remote_code: bool = False
+    models: Sequence[str],
+    *,
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    images: bool = False,
+    original_head: bool = False,
 ) -> list[Candidate]:
     """Find the models, and refuse what is no causal language model with a tokenizer.
 
@@ -60,6 +81,8 @@ def find_candidates(
         models: folders or hub ids, each possibly as LABEL=MODEL.
         dtype: one of `DTYPES`.
         trust_remote_code: let Python files of a model's folder run.
+        images: the models are classifiers of images with a processor instead.
+        original_head: of those, run fine-tuned ones with the head that they had before.
 
     Raises:
         InputError: a model does not exist or does not load, or all have one label.
@@ -70,10 +93,28 @@ def find_candidates(
         raise InputError(
             f"models are all called {labels[0]!r}; give the one before a label of its own"
         )
-    return [
-        _find(label, source, dtype, trust_remote_code)
-        for label, (_, source) in zip(labels, named, strict=True)
-    ]
+    found = []
+    for label, (_, source) in zip(labels, named, strict=True):
+        if (Path(source).expanduser() / "adapter_config.json").is_file():
+            raise InputError(
+                f"model {source} is an adapter, not a whole model; merge it into its base model "
+                "first"
+            )
+        if images:
+            from bequest.evaluation.image_models import find_image_model
+
+            found.append(
+                find_image_model(
+                    label,
+                    source,
+                    dtype=dtype,
+                    trust_remote_code=trust_remote_code,
+                    original_head=original_head,
+                )
+            )
+        else:
+            found.append(_find(label, source, dtype, trust_remote_code))
+    return found
 
 
 def _label_and_source(model: str) -> tuple[str | None, str]:
@@ -112,10 +153,6 @@ def _find(label: str, source: str, dtype: str, trust_remote_code: bool) -> Candi
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    if (Path(source).expanduser() / "adapter_config.json").is_file():
-        raise InputError(
-            f"model {source} is an adapter, not a whole model; merge it into its base model first"
-        )
     checkpoint = open_checkpoint(source, field="model")
     folder = checkpoint.folder
     trust = {"trust_remote_code": trust_remote_code}
@@ -189,6 +226,28 @@ class LoadedModel:
             return model.to(device()).eval()
 
     @cached_property
+    def classifier(self) -> Any:
+        """The classifier of images, on its device.
+
+        Raises:
+            InputError: it does not load, or not all of it is there.
+        """
+        import torch
+
+        from bequest.evaluation.image_models import load_network, restore_original
+
+        candidate = self.candidate
+        network = load_network(
+            candidate.folder,
+            candidate.name,
+            dtype=getattr(torch, candidate.dtype),
+            trust_remote_code=self._trust,
+        )
+        if candidate.images is not None and candidate.images.restores:
+            restore_original(network, candidate.folder)
+        return network.to(device()).eval()
+
+    @cached_property
     def harness(self) -> Any:
         """The model as lm-eval runs it, loaded by lm-eval from its path.
 
@@ -209,8 +268,9 @@ class LoadedModel:
             )
 
     def release_model(self) -> None:
-        """Give the memory of `model` back."""
+        """Give the memory of `model` or `classifier` back."""
         self.__dict__.pop("model", None)
+        self.__dict__.pop("classifier", None)
         gc.collect()
 
     def release(self) -> None:

@@ -18,7 +18,6 @@ from bequest.results import FILE_NAME
 
 DEFAULT_PROMPT = "{question}\nPut the final answer between <answer> and </answer>.\n"
 ITEMS_FOLDER = "items"
-_BYTES_PER_TOKEN = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +34,19 @@ class EvaluateConfig:
     chooses a metric."""
     generate: tuple[str, ...] = ()
     """Generators of reasoning-gym, whose problems the models answer."""
+    images: tuple[str, ...] = ()
+    """Labelled images, for image classifiers: folders with a folder for each class, .parquet
+    files, or hub ids."""
+    image_split: str = "test"
+    """Part of the images, such as test[:1000]; a folder without folders of splits is train."""
+    image_column: str = "image"
+    """Their column of images."""
+    label_column: str = "label"
+    """Their column of labels."""
+    image_classes: tuple[str, ...] = ()
+    """JSON files with the models' classes, by number or name, for each class of some images."""
+    original_head: bool = False
+    """Read images with the head that models had before `bequest finetune` (where they bring it)."""
     out: str | None = None
     """Folder to write; what an earlier run left there is not computed again."""
     target: tuple[str, ...] = ()
@@ -42,7 +54,7 @@ class EvaluateConfig:
     between: bool = False
     """Also compare the judged models with one another."""
     limit: int | None = None
-    """The first items of each text file and task only."""
+    """The first items of each text file and task only; images evenly spaced."""
     num_fewshot: int | None = None
     """Examples before each item of a task; as the task says if not given."""
     chat: bool = False
@@ -96,9 +108,8 @@ class Task(Protocol):
     def num_items(self) -> int:
         """How many items it has."""
 
-    @property
-    def bytes_read(self) -> int:
-        """About how many bytes run through a model."""
+    def flops(self, candidate: Candidate) -> float:
+        """About how many floating-point operations a model takes for all items."""
 
     def measure(
         self, model: LoadedModel, *, progress: bool, scratch: Path | None
@@ -139,10 +150,7 @@ class EvaluationPlan:
 
     def seconds(self) -> float:
         """Return about how long the missing results take, by a quick test of the device."""
-        work = sum(
-            2.0 * candidate.num_parameters * task.bytes_read / _BYTES_PER_TOKEN
-            for candidate, task in self.missing()
-        )
+        work = sum(task.flops(candidate) for candidate, task in self.missing())
         rates = {kind: _rate(kind) for kind in {c.dtype for c in self.candidates}}
         return work / min(rates.values())
 
@@ -200,8 +208,14 @@ def plan_evaluation(config: EvaluateConfig, scratch: Path) -> EvaluationPlan:
             for name in config.generate
         ]
     candidates = find_candidates(
-        config.models, dtype=config.dtype, trust_remote_code=config.trust_remote_code
+        config.models,
+        dtype=config.dtype,
+        trust_remote_code=config.trust_remote_code,
+        images=bool(config.images),
+        original_head=config.original_head,
     )
+    if config.images:
+        tasks += _image_tasks(config, candidates)
     if config.tasks:
         from bequest.evaluation.harness_task import load_tasks
 
@@ -223,13 +237,31 @@ def plan_evaluation(config: EvaluateConfig, scratch: Path) -> EvaluationPlan:
     )
 
 
+def _image_tasks(config: EvaluateConfig, candidates: Sequence[Candidate]) -> list[Task]:
+    from bequest.evaluation.image_task import image_tasks
+
+    found = image_tasks(
+        config.images,
+        config.image_classes,
+        split=config.image_split,
+        image=config.image_column,
+        label=config.label_column,
+        limit=config.limit,
+        batch_size=int(config.batch_size) if config.batch_size.isdecimal() else 16,
+        original_head=config.original_head,
+    )
+    for task in found:
+        for candidate in candidates:
+            task.check(candidate)
+    return list(found)
+
+
 def _check(config: EvaluateConfig) -> None:
     if len(config.models) < 2:
         raise InputError(
             f"models has {len(config.models)} of at least 2; give the model before and one after"
         )
-    if not (config.texts or config.tasks or config.generate):
-        raise InputError("texts, tasks and generate are all empty; name what to evaluate on")
+    _check_measures(config)
     if config.dtype not in DTYPES:
         raise InputError(f"dtype is {config.dtype!r}; choose one of {', '.join(DTYPES)}")
     if not (config.batch_size.isdecimal() and int(config.batch_size)) and (
@@ -250,6 +282,22 @@ def _check(config: EvaluateConfig) -> None:
     if out.is_dir() and any(out.iterdir()) and not (out / ITEMS_FOLDER).is_dir():
         holds = FILE_NAME if (out / FILE_NAME).is_file() else "other files"
         raise InputError(f"out {config.out} holds {holds} and no evaluation; name another folder")
+
+
+def _check_measures(config: EvaluateConfig) -> None:
+    on_text = [name for name in ("texts", "tasks", "generate") if getattr(config, name)]
+    if not (on_text or config.images):
+        raise InputError(
+            "texts, tasks, generate and images are all empty; name what to evaluate on"
+        )
+    if on_text and config.images:
+        raise InputError(
+            f"images are read by image classifiers and {on_text[0]} by language models; evaluate "
+            "them in two commands with an out of their own each"
+        )
+    for name in ("image_classes", "original_head"):
+        if getattr(config, name) and not config.images:
+            raise InputError(f"{name} is given without images; name the images, or leave it out")
 
 
 def _check_names(config: EvaluateConfig, names: Sequence[str]) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from bequest.checkpoints.lineage import package_versions
 from bequest.evaluation.items import ItemScores
 from bequest.evaluation.models import Candidate
 from bequest.evaluation.paired import Comparison, Statistics
+from bequest.evaluation.plan import EvaluateConfig, EvaluationPlan
 from bequest.results import Section
 
 
@@ -35,6 +38,7 @@ def sections_of(
     between = [c for c in comparisons if c.before_name != before]
     if between:
         sections.append(_gains("The judged models against one another", between, level))
+    sections += _gains_by_task([c for c in comparisons if c.before_name == before], level)
     changed = [c for c in comparisons if c.changed is not None]
     if changed:
         sections.append(_changed_items(changed))
@@ -114,6 +118,47 @@ def _with_runs(name: str, runs: int) -> str:
     return name if runs == 1 else f"{name} ({runs} runs)"
 
 
+def _gains_by_task(comparisons: Sequence[Comparison], level: float) -> list[Section]:
+    """Every task's gain with its interval, one figure for each unit; above 0 is always better."""
+    sections = []
+    units = list(dict.fromkeys(_unit(one) for one in comparisons))
+    for unit in units:
+        own = [one for one in comparisons if _unit(one) == unit]
+        tasks = list(dict.fromkeys(one.task for one in own))
+        series = []
+        for model in dict.fromkeys(one.after_name for one in own):
+            mine = [one for one in own if one.after_name == model]
+            ends = [_gain_interval(one) for one in mine]
+            series.append(
+                {
+                    "name": model,
+                    "x": [_gain(one) for one in mine],
+                    "y": [tasks.index(one.task) for one in mine],
+                    "x_interval": {"low": [a for a, _ in ends], "high": [b for _, b in ends]},
+                }
+            )
+        data = {
+            "x_label": f"gain ({unit}; above 0 is better) with its {level:.0%} interval",
+            "y_label": "task",
+            "y_ticks": tasks,
+            "series": series,
+        }
+        title = "Gains by task" if len(units) == 1 else f"Gains by task: {unit}"
+        sections.append(Section(title=title, type="scatter", data=data))
+    return sections
+
+
+def _gain(one: Comparison) -> float:
+    return one.difference if one.higher_is_better else -one.difference
+
+
+def _gain_interval(one: Comparison) -> tuple[float | None, float | None]:
+    if one.interval is None:
+        return None, None
+    low, high = one.interval
+    return (low, high) if one.higher_is_better else (-high, -low)
+
+
 def _changed_items(comparisons: Sequence[Comparison]) -> Section:
     rows = [
         [one.task, one.before_name, one.after_name, one.num_items, *(one.changed or ())]
@@ -136,9 +181,8 @@ def _target_against_forgetting(
         return []
     gains: dict[tuple[str, str, bool], list[float]] = {}
     for one in comparisons:
-        gain = one.difference if one.higher_is_better else -one.difference
         key = (one.after_name, _unit(one), one.task in target)
-        gains.setdefault(key, []).append(gain)
+        gains.setdefault(key, []).append(_gain(one))
     models = list(dict.fromkeys(one.after_name for one in comparisons))
     units = list(dict.fromkeys(_unit(one) for one in comparisons))
     sections = []
@@ -198,3 +242,41 @@ def _models(candidates: Sequence[Candidate]) -> Section:
     ]
     columns = ["label", "model", "parameters", "dtype", "identity"]
     return Section(title="Models", type="table", data={"columns": columns, "rows": rows})
+
+
+def appendix(plan: EvaluationPlan) -> list[Section]:
+    """Tell under which settings and versions results came about, and what they took.
+
+    Args:
+        plan: whose results are all there.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(EvaluateConfig)}
+    given = {
+        name: value
+        for name, value in dataclasses.asdict(plan.config).items()
+        if value != defaults[name] and name not in ("models", "out", "overwrite")
+    }
+    settings = [
+        [name, " ".join(map(str, value)) if isinstance(value, tuple) else value]
+        for name, value in given.items()
+    ]
+    versions = [[name, number] for name, number in package_versions().items()]
+    cost = [
+        [
+            candidate.label,
+            task.name,
+            task.num_items,
+            plan.store.seconds(candidate, task.name, task.fingerprint),
+        ]
+        for candidate in plan.candidates
+        for task in plan.tasks
+    ]
+    tables = {
+        "Settings": (["setting", "value"], settings),
+        "Versions": (["package", "version"], versions),
+        "Cost": (["model", "task", "items", "seconds"], cost),
+    }
+    return [
+        Section(title=title, type="table", data={"columns": columns, "rows": rows})
+        for title, (columns, rows) in tables.items()
+    ]

@@ -68,8 +68,24 @@ class ItemStore:
             # Whatever is not there, or not as it was written, is computed anew.
             return None
 
-    def write(self, candidate: Candidate, scores: ItemScores, fingerprint: str) -> Path:
+    def seconds(self, candidate: Candidate, task: str, fingerprint: str) -> float | None:
+        """Return how long some results took to compute; None if that is not known."""
+        try:
+            with self.path(candidate, task, fingerprint).open(encoding="utf-8") as file:
+                return float(json.loads(file.readline())["seconds"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def write(
+        self, candidate: Candidate, scores: ItemScores, fingerprint: str, *, seconds: float
+    ) -> Path:
         """Keep one model's results on one task, and return the file.
+
+        Args:
+            candidate: the model.
+            scores: its items.
+            fingerprint: of the task's items and settings.
+            seconds: that it took; of what an interrupt broke off, only the last part.
 
         Raises:
             StorageError: the disk is full or failed.
@@ -83,6 +99,7 @@ class ItemStore:
             "identity": candidate.identity,
             "fingerprint": fingerprint,
             "num_items": len(scores.ids),
+            "seconds": round(seconds, 3),
         }
         columns = zip(scores.ids, scores.values.tolist(), scores.sizes.tolist(), strict=True)
         rows = [{"id": id_, "value": value, "size": size} for id_, value, size in columns]

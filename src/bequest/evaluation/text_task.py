@@ -10,7 +10,7 @@ from bequest.errors import InputError
 from bequest.evaluation.bits_per_byte import bits_per_byte
 from bequest.evaluation.held_out import read_texts
 from bequest.evaluation.items import ItemScores, numbered
-from bequest.evaluation.models import LoadedModel
+from bequest.evaluation.models import Candidate, LoadedModel
 
 
 class TextTask:
@@ -61,6 +61,10 @@ class TextTask:
         window, overlap = self._windows["window_bytes"], self._windows["overlap_bytes"]
         total = sum(len(text.encode()) for text in self._texts)
         return round(total * window / (window - overlap))
+
+    def flops(self, candidate: Candidate) -> float:
+        """About how many floating-point operations a model takes for all items."""
+        return candidate.flops_on_text(self.bytes_read)
 
     def measure(self, model: LoadedModel, *, progress: bool, scratch: Path | None) -> ItemScores:
         """Score every document under a model; all processes of a run share the work.

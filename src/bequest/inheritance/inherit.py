@@ -161,9 +161,7 @@ def _plan(config: InheritConfig, checkpoint: Checkpoint) -> InheritancePlan:
     cut, changes = cut_config(checkpoint.config, selection, architecture, model=name)
     changes.pop(depth_field(read), None)
     if quantization is not None:
-        followed = cut_quantization(
-            quantization, blocks, selection, checkpoint.tensors, model=name
-        )
+        followed = cut_quantization(quantization, blocks, selection, checkpoint.tensors, model=name)
         cut[QUANTIZATION] = followed
         if followed != quantization:
             changes[QUANTIZATION] = followed

@@ -184,9 +184,7 @@ class _Follower:
     def _is_decoder(self, prefix: str) -> bool:
         own, other = f".{self.blocks.prefix}", f".{prefix}"
         nested = ".language_model."  # a checkpoint's keys and its modules order the two differently
-        return (
-            own.endswith(other) or other.endswith(own) or (nested in own and nested in other)
-        )
+        return own.endswith(other) or other.endswith(own) or (nested in own and nested in other)
 
     def _check_pattern(self, pattern: str, field: str) -> None:
         """Refuse a pattern that means other modules once the blocks have other numbers."""

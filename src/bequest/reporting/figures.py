@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from bequest.reporting import palette
 from bequest.reporting.heatmap import draw_heatmap, heatmap_height
 from bequest.reporting.numbers import shown
-from bequest.reporting.points import HoverTitles, draw_scatter
+from bequest.reporting.points import HoverTitles, draw_rows, draw_scatter
 from bequest.reporting.svg import drawing, to_svg
 from bequest.results import Section
 
@@ -27,6 +27,8 @@ MARKED_POINTS = 30
 """A line of more points is drawn without markers."""
 _POINTS_PER_INCH = 72.0
 _LARGEST_DRAWN = 1e100
+_ROWS_FRAME, _ROW, _POINT = 84.0, 22.0, 14.0
+"""Pixels that a picture of named rows needs around them, for each row, and for each point of it."""
 
 
 def draw(section: Section, picture_id: str, label_id: str) -> dict[Shape, Markup]:
@@ -82,6 +84,8 @@ def _draw(section: Section, picture_id: str, label_id: str, shape: Shape) -> Mar
     height = 0.52 * width if shape == "wide" else 0.84 * width
     if section.type == "heatmap":
         height = heatmap_height(data, width)
+    elif "y_ticks" in data:
+        height = _ROWS_FRAME + len(data["y_ticks"]) * (_ROW + _POINT * len(data["series"]))
     with drawing(picture_id):
         figure = Figure(
             figsize=(width / _POINTS_PER_INCH, height / _POINTS_PER_INCH),
@@ -185,7 +189,10 @@ def _draw_histogram(axes: Axes, data: Mapping[str, Any], titles: HoverTitles) ->
 
 
 def _draw_scatter(axes: Axes, data: Mapping[str, Any], titles: HoverTitles) -> None:
-    draw_scatter(axes, data["series"], titles)
+    if "y_ticks" in data:
+        draw_rows(axes, data["series"], data["y_ticks"], titles)
+    else:
+        draw_scatter(axes, data["series"], titles)
 
 
 def _draw_heatmap(axes: Axes, data: Mapping[str, Any], titles: HoverTitles) -> None:

@@ -74,6 +74,38 @@ def draw_scatter(axes: Axes, series: Sequence[Mapping[str, Any]], titles: HoverT
     _place_labels(axes, labels)
 
 
+def draw_rows(
+    axes: Axes, series: Sequence[Mapping[str, Any]], ticks: Sequence[str], titles: HoverTitles
+) -> None:
+    """Draw points in named rows, those of one row above one another, with their intervals."""
+    apart = 0.5 / max(1, len(series))
+    axes.axvline(0, color=palette.MUTED, linewidth=0.8, zorder=1)
+    for number, one in enumerate(series):
+        colour = palette.series_colour(number)
+        shifted = [row + apart * (number - (len(series) - 1) / 2) for row in one["y"]]
+        _draw_intervals(axes, {**one, "y": shifted}, colour)
+        axes.plot(
+            one["x"],
+            shifted,
+            linestyle="none",
+            marker=palette.series_marker(number),
+            markersize=7,
+            color=colour,
+            markeredgewidth=0,
+        )
+        ends = one.get("x_interval", {"low": [None] * len(shifted), "high": [None] * len(shifted)})
+        for x, y, row, low, high in zip(
+            one["x"], shifted, one["y"], ends["low"], ends["high"], strict=True
+        ):
+            between = "" if None in (low, high) else f" ({shown(low)} to {shown(high)})"
+            titles.add(axes, x, y, f"{one['name']}, {ticks[int(row)]}: {shown(x)}{between}")
+    names = [name if len(name) <= 24 else name[:23] + "…" for name in ticks]
+    axes.set_yticks(range(len(ticks)), names)
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(ticks) - 0.5, -0.5)
+    axes.margins(x=0.08)
+
+
 def _draw_intervals(axes: Axes, one: Mapping[str, Any], colour: str) -> None:
     lines: dict[str, Any] = {"color": colour, "linewidth": 1.4, "alpha": 0.75, "zorder": 1.8}
     for x, y, low, high in _ends(one, "x_interval"):

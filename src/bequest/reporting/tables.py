@@ -148,7 +148,8 @@ def _of_scatter(data: Mapping[str, Any]) -> _Grid:
         for at, (x, y) in enumerate(zip(one["x"], one["y"], strict=True)):
             name = one["labels"][at] if "labels" in one else ""
             ends = [end for axis in axes for end in _ends(one.get(f"{axis}_interval"), at)]
-            rows.append([one["name"], name, x, y, *ends])
+            row = data["y_ticks"][int(y)] if "y_ticks" in data else y
+            rows.append([one["name"], name, x, row, *ends])
     return columns, rows
 
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
-from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from bequest.checkpoints.locate import locate
 from bequest.errors import InputError, explained
+from bequest.evaluation.image_models import PROCESSOR, load_network, load_processor
 from bequest.training.vision_config import ImageConfig
 from bequest.training.vision_data import PixelValues
 
@@ -208,23 +208,15 @@ def _call(name: str) -> nn.Module:
 
 def _load(config: ImageConfig) -> tuple[nn.Module, Any]:
     location = locate(config.model, revision=config.revision, field="model")
-    with explained(f"model {location.name} cannot be loaded"):
-        network, told = AutoModelForImageClassification.from_pretrained(
-            location.folder,
-            output_loading_info=True,
-            dtype=torch.float32,
-            trust_remote_code=config.trust_remote_code,
-        )
-        missing = sorted(map(str, [*told["missing_keys"], *told["mismatched_keys"]]))
-        if missing:
-            raise InputError(
-                f"model {location.name} lacks {missing[0]} and would train from random weights "
-                "there; name the folder of a whole image classifier"
-            )
-        if not (location.folder / "preprocessor_config.json").is_file():
-            return network, None
-        # The PIL backend needs no torchvision.
-        processor = AutoImageProcessor.from_pretrained(location.folder, backend="pil")
+    network = load_network(
+        location.folder,
+        location.name,
+        dtype=torch.float32,
+        trust_remote_code=config.trust_remote_code,
+    )
+    if not (location.folder / PROCESSOR).is_file():
+        return network, None
+    processor = load_processor(location.folder)
     if config.size is not None:
         raise InputError(
             f"size is {config.size}, but model {location.name} brings its own processor; leave it out"

@@ -16,16 +16,10 @@ from transformers import TrainingArguments
 from bequest.checkpoints.publish import check_target
 from bequest.errors import InputError
 from bequest.evaluation.image_accuracy import check_groups, groups_in_order
+from bequest.evaluation.image_data import LABEL, class_names, fingerprint, read_images
 from bequest.training.run_folder import check_run_folder
 from bequest.training.vision_config import ImageConfig, check_images
-from bequest.training.vision_data import (
-    LABEL,
-    ImageBatches,
-    PixelValues,
-    class_names,
-    fingerprint,
-    read_images,
-)
+from bequest.training.vision_data import ImageBatches, PixelValues
 from bequest.training.vision_model import ImageClassifier, last_linear, load_classifier, state_hash
 from bequest.training.vision_stages import (
     BODY_DEFAULTS,

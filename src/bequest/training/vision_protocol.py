@@ -28,9 +28,10 @@ from torch import nn
 from bequest.checkpoints.lineage import package_versions
 from bequest.checkpoints.whole_file import whole_file
 from bequest.errors import BequestError, InputError
+from bequest.evaluation.image_data import class_names, labels_of
 from bequest.training.resumable import held
 from bequest.training.run_folder import begin
-from bequest.training.vision_data import ImageBatches, class_names, labels_of
+from bequest.training.vision_data import ImageBatches
 from bequest.training.vision_model import ImageClassifier, blended, new_head
 from bequest.training.vision_plan import ImagePlan
 from bequest.training.vision_stages import train_body, train_head

@@ -20,14 +20,13 @@ from bequest.evaluation.image_accuracy import (
     hardest,
     is_right,
 )
+from bequest.evaluation.image_data import class_names, labels_of
+from bequest.evaluation.image_models import ORIGINAL
 from bequest.results import Section, write_results
-from bequest.training.vision_data import class_names, labels_of
 from bequest.training.vision_model import ImageClassifier, restored
 from bequest.training.vision_plan import ImagePlan
 from bequest.training.vision_protocol import Stages, Tell, run_stages
 
-PRETRAINED = "pretrained.safetensors"
-"""The original head and BatchNorm's original weights and statistics."""
 HARD = 0.1
 """The share of test images that count as hard: those on which the probe's loss is largest."""
 
@@ -198,7 +197,7 @@ def publish(plan: ImagePlan, stages: Stages, sections: list[Section]) -> None:
         else:
             state = {key: value.contiguous() for key, value in network.state_dict().items()}
             save_file(state, folder / "model.safetensors")
-        save_file(kept, folder / PRETRAINED)
+        save_file(kept, folder / ORIGINAL)
         told = {
             "schema_version": 1,
             "operation": "finetune",

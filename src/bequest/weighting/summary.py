@@ -47,7 +47,7 @@ def summary(scores: ScoreTable, text_of: Callable[[int], str] | None = None) -> 
     sections = [_overview(scores), _answer(scores)]
     if len(counted):
         sections += [_quantiles(scores, counted), _ends(scores, counted, text_of)]
-        sections.append(_histogram(scores, counted))
+        sections += [_histogram(scores, counted), _weights(scores)]
     return sections
 
 
@@ -246,5 +246,21 @@ def _histogram(scores: ScoreTable, counted: NDArray[np.intp]) -> Section:
             "y_label": "samples",
             "edges": edges.tolist(),
             "series": series,
+        },
+    )
+
+
+def _weights(scores: ScoreTable) -> Section:
+    """Count what the scheme weighs by its weight."""
+    weights = _units(scores).astype(np.float64)
+    counts, edges = np.histogram(weights, bins=_BINS, range=(0.0, float(weights.max()) or 1.0))
+    return Section(
+        title="Weights",
+        type="histogram",
+        data={
+            "x_label": "weight",
+            "y_label": _unit_name(scores),
+            "edges": edges.tolist(),
+            "series": [{"name": _unit_name(scores), "counts": counts.tolist()}],
         },
     )

@@ -1,0 +1,249 @@
+"""Classifiers of images: judged before their weights are read, loaded, and given their old head."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+from transformers.utils import logging
+
+from bequest.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from bequest.checkpoints.header import read_header
+from bequest.checkpoints.lineage import file_hash, identity_hash, structure_hash
+from bequest.errors import InputError, explained
+from bequest.evaluation.image_accuracy import check_groups
+from bequest.evaluation.models import Candidate, ImageForm
+
+ORIGINAL = "pretrained.safetensors"
+"""What `bequest finetune` leaves of the model before: its head, and BatchNorm's weights and
+statistics."""
+PROCESSOR = "preprocessor_config.json"
+_READ_WITH_THE_WEIGHTS = ("config.json", PROCESSOR, ORIGINAL)
+_UNNAMED = re.compile(r"(LABEL_)?\d+")
+
+
+def find_image_model(
+    label: str, source: str, *, dtype: str, trust_remote_code: bool, original_head: bool
+) -> Candidate:
+    """Find a classifier of images by its configuration, header and processor alone.
+
+    Args:
+        label: what tables call it.
+        source: folder or hub id.
+        dtype: in which it runs; auto is that of its files.
+        trust_remote_code: let Python files of its folder run.
+        original_head: it will run with what its file `ORIGINAL` holds, where it has one.
+
+    Raises:
+        InputError: it is no such model, or has no processor.
+    """
+    checkpoint = open_checkpoint(source, field="model")
+    folder = checkpoint.folder
+    trust = {"trust_remote_code": trust_remote_code}
+    with explained(f"model {source} is no image classifier"):
+        config = AutoConfig.from_pretrained(folder, **trust)
+        asked = None if dtype == "auto" else getattr(torch, dtype)
+        kind = asked or getattr(config, "dtype", None) or torch.float32
+        with torch.device("meta"):
+            skeleton = AutoModelForImageClassification.from_config(config, dtype=kind, **trust)
+    if not (folder / PROCESSOR).is_file():
+        raise InputError(
+            f"model {source} has no {PROCESSOR}, which says how images become its pixels; save its "
+            "image processor there"
+        )
+    names: tuple[str, ...] = tuple(
+        str(config.id2label.get(number, number)) for number in range(config.num_labels)
+    )
+    restores = original_head and (folder / ORIGINAL).is_file()
+    if restores:
+        # The names in config.json are those of the classes it was fine-tuned for.
+        names = tuple(str(number) for number in range(_original_classes(skeleton, folder)))
+    return Candidate(
+        label=label,
+        name=checkpoint.location.name,
+        folder=folder,
+        identity=_identity(checkpoint),
+        num_parameters=skeleton.num_parameters(),
+        dtype=str(kind).removeprefix("torch."),
+        images=ImageForm(
+            classes=names,
+            restores=restores,
+            flops=_flops(skeleton, load_processor(folder), source),
+        ),
+    )
+
+
+def _identity(checkpoint: Checkpoint) -> str:
+    digest = hashlib.sha256(structure_hash(checkpoint.tensors.values()).encode())
+    digest.update(identity_hash(checkpoint.tensors).encode())
+    folder = checkpoint.folder
+    for file in sorted([*(folder / name for name in _READ_WITH_THE_WEIGHTS), *folder.glob("*.py")]):
+        if file.is_file():
+            digest.update(f"{file.name} {file_hash(file)}".encode())
+    return digest.hexdigest()
+
+
+def _flops(skeleton: nn.Module, processor: Any, source: str) -> float:
+    """Floating-point operations for one image, counted on a model without data."""
+    from PIL import Image
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with explained(f"model {source} has a processor that does not work"):
+        shape = processor(images=[Image.new("RGB", (64, 64))], return_tensors="pt")[
+            "pixel_values"
+        ].shape
+    counted = FlopCounterMode(display=False)
+    # Only an estimate of time: what cannot run without data counts as each weight used once.
+    with contextlib.suppress(Exception), torch.no_grad(), counted:
+        dtype = next(skeleton.parameters()).dtype
+        skeleton(pixel_values=torch.empty(shape, device="meta", dtype=dtype))
+    return float(counted.get_total_flops() or 2 * sum(p.numel() for p in skeleton.parameters()))
+
+
+def load_processor(folder: Path) -> Any:
+    """Load what turns images into a model's pixels; its PIL form needs no torchvision.
+
+    Raises:
+        InputError: it does not load.
+    """
+    with explained(f"the image processor of {folder} cannot be loaded"):
+        return AutoImageProcessor.from_pretrained(folder, backend="pil")
+
+
+def load_network(folder: Path, name: str, *, dtype: torch.dtype, trust_remote_code: bool) -> Any:
+    """Load a classifier of images, all of whose weights must be there.
+
+    Args:
+        folder: with its files.
+        name: what messages call it.
+        dtype: of its weights.
+        trust_remote_code: let Python files of the folder run.
+
+    Raises:
+        InputError: it does not load, or weights are missing.
+    """
+    logging.disable_progress_bar()
+    with explained(f"model {name} cannot be loaded"):
+        network, told = AutoModelForImageClassification.from_pretrained(
+            folder, output_loading_info=True, dtype=dtype, trust_remote_code=trust_remote_code
+        )
+    missing = sorted(map(str, [*told["missing_keys"], *told["mismatched_keys"]]))
+    if missing:
+        raise InputError(
+            f"model {name} lacks {missing[0]} and would have random weights there; name the folder "
+            "of a whole image classifier"
+        )
+    return network
+
+
+def restore_original(network: nn.Module, folder: Path) -> None:
+    """Put the head, and BatchNorm's weights and statistics, of before fine-tuning back in place.
+
+    Args:
+        network: the fine-tuned model.
+        folder: its folder, with the file `ORIGINAL`.
+
+    Raises:
+        InputError: the file is of another model.
+
+    Source: FLOW's released code for images, where pre-training accuracy is measured so.
+    """
+    from safetensors.torch import load_file
+
+    kept = load_file(folder / ORIGINAL)
+    _original_classes(network, folder)
+    heads = {key.rpartition(".")[0] for key in kept if _is_linear(network, key)}
+    for name in heads:
+        parent, _, own = name.rpartition(".")
+        weight = kept[f"{name}.weight"]
+        old = network.get_submodule(name)
+        assert isinstance(old, nn.Linear)
+        head = nn.Linear(weight.shape[1], weight.shape[0], bias=f"{name}.bias" in kept)
+        head.to(old.weight.device, old.weight.dtype)
+        setattr(network.get_submodule(parent), own, head)
+    state = network.state_dict()
+    for key, value in kept.items():
+        if key not in state or state[key].shape != value.shape:
+            raise InputError(f"{folder / ORIGINAL} holds {key}, which the model beside it has not")
+        state[key].copy_(value)
+
+
+def _is_linear(network: nn.Module, key: str) -> bool:
+    try:
+        return isinstance(network.get_submodule(key.rpartition(".")[0]), nn.Linear)
+    except AttributeError:
+        return False
+
+
+def _original_classes(network: nn.Module, folder: Path) -> int:
+    """Return how many classes the original head has, from the file's header."""
+    entries, _ = read_header(folder / ORIGINAL)
+    heads = [
+        entry.shape[0]
+        for entry in entries
+        if entry.name.endswith(".weight") and _is_linear(network, entry.name)
+    ]
+    if len(heads) != 1:
+        raise InputError(f"{folder / ORIGINAL} holds {len(heads)} heads of the model; expected one")
+    return int(heads[0])
+
+
+def class_numbers(
+    candidate: Candidate,
+    names: Sequence[str],
+    groups: Mapping[str, Sequence[int | str]] | None,
+    field: str,
+) -> list[list[int]]:
+    """Return for each class of some data the classes of a model that stand for it.
+
+    Without groups, a class of the data is the model's of the same name; where one of the two has
+    numbers for names, the one of the same number, if there are as many.
+
+    Args:
+        candidate: the model.
+        names: of the data's classes.
+        groups: the model's classes for each of them, by number or name.
+        field: what the caller calls the data, for messages.
+
+    Raises:
+        InputError: the model has no such classes, or nothing says which they are.
+    """
+    assert candidate.images is not None
+    own = candidate.images.classes
+    known = {name: number for number, name in enumerate(own)}
+    hint = ""
+    if not candidate.images.restores and (candidate.folder / ORIGINAL).is_file():
+        hint = ", or --original-head for the head it had before fine-tuning"
+    if groups is not None:
+        found = []
+        for name in names:
+            strange = [one for one in groups[name] if isinstance(one, str) and one not in known]
+            if strange:
+                raise InputError(
+                    f"image_classes names {strange[0]!r} for {name}, which model "
+                    f"{candidate.label} does not have; give its names, or numbers{hint}"
+                )
+            found.append([known[one] if isinstance(one, str) else one for one in groups[name]])
+        try:
+            check_groups(found, len(own))
+        except InputError as error:
+            told = f"image_classes does not fit model {candidate.label}: {error}{hint}"
+            raise InputError(told) from error
+        return found
+    named = not all(_UNNAMED.fullmatch(name) for name in own)
+    if named and set(names) <= set(own):
+        return [[known[name]] for name in names]
+    if len(names) == len(own) and not (named and not all(map(str.isdecimal, names))):
+        return [[number] for number in range(len(own))]
+    odd = next((name for name in names if name not in known), names[0])
+    raise InputError(
+        f"{field} has {len(names)} classes, such as {odd!r}, and model {candidate.label} "
+        f"{len(own)}, such as {own[0]!r}; say with image_classes which belong together{hint}"
+    )
