@@ -58,9 +58,9 @@ class Settings:
     """Images of a target that are tested on."""
     retention_images: int = 600
     """Of CIFAR-10's test images."""
-    epochs: int = 2
+    epochs: int = 5
     """Of the whole model's training; batches of 32, SGD with momentum 0.9, cosine."""
-    learning_rate: float = 0.02
+    learning_rate: float = 0.005
     """At its start."""
     head_learning_rate: float = 1e-3
     """Of a head's trainings, in batches of 32; ten times as much drives the probe's losses to 0."""

@@ -13,8 +13,10 @@ from bequest.inheritance import depth_periods as periods
 from bequest.inheritance import depth_rules as rules
 from bequest.inheritance.architectures import (
     ARCHITECTURES,
+    MULTIMODAL,
     NESTED,
 )
+from bequest.inheritance.quantized import BESIDE
 from bequest.inheritance.refused_types import ENCODER_DECODERS, ENCODERS, REFUSED
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "architectures.md"
@@ -73,7 +75,14 @@ def page() -> str:
         "## Inherited\n",
         "| model_type | what else follows the blocks |\n|---|---|",
         *(f"| {model_type} | {_facts(model_type)} |" for model_type in decoders),
-        "\n## Refused, and why\n",
+        "\n## Image models outside that list\n",
+        "The decoder's blocks are cut and the rest is kept byte for byte; a tiny model of each is held "
+        f"to the whole one, with an image: {', '.join(MULTIMODAL)}.\n",
+        "## Quantized checkpoints\n",
+        "Copied block by block with their scales, the names of blocks in `quantization_config` "
+        f"following: {', '.join(BESIDE)}. The result is judged as the unquantized model that it "
+        "stands for; no quantized kernel runs in the tests. Other methods are refused.\n",
+        "## Refused, and why\n",
         "| model_type | reason |\n|---|---|",
         *(f"| {model_type} | {REFUSED[model_type]} |" for model_type in refused),
         "\n## No decoders\n",
