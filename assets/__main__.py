@@ -8,11 +8,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from assets import brown, smollm2, vision
+from assets import brown, smollm2, vision, wikipedia
 from assets.bring import ROOT, AssetError, bring
 
 DEFAULT = (brown.ASSET, smollm2.ASSET)
-ON_DEMAND = vision.ASSETS
+ON_DEMAND = (*vision.ASSETS, wikipedia.ASSET)
 """Brought only by name: what experiments need."""
 
 
