@@ -50,7 +50,10 @@ def test_json_is_what_is_left(
     code, told, _ = run(model, data, tmp_path / "s.parquet", "--json", capsys=capsys)
     left = json.loads((tmp_path / "s" / "results.json").read_text())
     assert code == 0 and json.loads(told) == left
-    assert [section["type"] for section in left["sections"]] == [*["table"] * 4, "histogram"]
+    assert [section["type"] for section in left["sections"]] == [
+        *["table"] * 4,
+        *["histogram"] * 2,
+    ]
 
 
 def test_a_dry_run_counts_and_writes_nothing(

@@ -72,9 +72,9 @@ def test_every_section_is_there(page: str) -> None:
     for section in every_kind()[:-2]:
         assert section.title in text
     assert "Nothing" in text and "No values." in text
-    # Two shapes of each of the seven + two pictures of sections, two of the lineage, and swatches.
+    # Two shapes of each of the nine pictures of sections, and two of the lineage.
     pictures = [has for tag, has in read.elements if "picture" in has.get("class", "").split()]
-    assert len(pictures) == 2 * (6 + 2) + 2
+    assert len(pictures) == 2 * 9 + 2
     assert all(has["role"] == "img" and has["aria-labelledby"] for has in pictures)
     ids = [has["id"] for _, has in read.elements if "id" in has]
     assert len(ids) == len(set(ids))

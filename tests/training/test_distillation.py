@@ -113,6 +113,7 @@ def test_evaluations_are_plain_and_the_folder_names_the_teacher(
 
 
 def test_in_bfloat16_it_is_about_the_same(teacher: Path, tmp_path: Path) -> None:
+    assert plan(tmp_path, teacher, distillation={"weight": "5e-1"}).distillation.weight == 0.5
     exact = run_pretrain(plan(tmp_path, teacher, training={"max_steps": 1}))
     training = {"max_steps": 1, "bf16": True}
     rough = run_pretrain(plan(tmp_path, teacher, out=str(tmp_path / "b"), training=training))

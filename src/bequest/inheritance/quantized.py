@@ -66,7 +66,7 @@ def quantization_of(config: Mapping[str, Any], *, model: str) -> Mapping[str, An
             "unquantized model and quantize the result."
         )
     quantization = config.get(FIELD)
-    if not quantization:
+    if quantization is None:
         return None
     method = method_of(quantization) if isinstance(quantization, dict) else quantization
     if not isinstance(quantization, dict) or method not in BESIDE:

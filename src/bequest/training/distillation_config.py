@@ -10,6 +10,8 @@ from typing import Any
 
 from bequest.errors import InputError
 
+_NUMBERS = ("weight", "temperature")
+
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationConfig:
@@ -29,7 +31,7 @@ class DistillationConfig:
     """Branch, tag or commit, if the teacher is a hub id."""
 
     def __post_init__(self) -> None:
-        for name in ("weight", "temperature"):
+        for name in _NUMBERS:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise InputError(f"distillation.{name} is {value!r}; give a number")
@@ -57,4 +59,13 @@ def read_distillation(given: Mapping[str, Any]) -> DistillationConfig | None:
             raise InputError(f"distillation has {name!r}; it takes {', '.join(known)}")
     if not given.get("teacher"):
         raise InputError("distillation.teacher is missing; name the model to learn from")
-    return DistillationConfig(**{**given, "teacher": str(given["teacher"])})
+    fields = {name: _number(value) for name, value in given.items() if name in _NUMBERS}
+    return DistillationConfig(**{**given, **fields, "teacher": str(given["teacher"])})
+
+
+def _number(value: Any) -> Any:
+    """Read a flag's text, and YAML's `1e-1`, as the number that it is."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
