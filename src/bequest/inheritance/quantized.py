@@ -32,7 +32,6 @@ BESIDE: dict[str, tuple[str, ...]] = {
         for of in ("weight", "input", "output")
         for what in ("scale", "zero_point", "global_scale", "g_idx", "shape")
     ),
-    "fbgemm_fp8": (".weight_scale", ".input_scale_ub"),
     "fp8": (*_SCALES, "_scale_inv", ".scale"),
     "gptq": (".qzeros", ".scales", ".g_idx"),
     "mxfp4": ("_scales",),

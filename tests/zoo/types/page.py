@@ -77,11 +77,12 @@ def page() -> str:
         *(f"| {model_type} | {_facts(model_type)} |" for model_type in decoders),
         "\n## Image models outside that list\n",
         "The decoder's blocks are cut and the rest is kept byte for byte; a tiny model of each is held "
-        f"to the whole one, with an image: {', '.join(MULTIMODAL)}.\n",
+        f"to the whole one, most of them with an image: {', '.join(MULTIMODAL)}.\n",
         "## Quantized checkpoints\n",
         "Copied block by block with their scales, the names of blocks in `quantization_config` "
         f"following: {', '.join(BESIDE)}. The result is judged as the unquantized model that it "
-        "stands for; no quantized kernel runs in the tests. Other methods are refused.\n",
+        "stands for. Only a cut in fp8 was also loaded and run, dequantized; of the others names and "
+        "shapes are tested. Other methods are refused.\n",
         "## Refused, and why\n",
         "| model_type | reason |\n|---|---|",
         *(f"| {model_type} | {REFUSED[model_type]} |" for model_type in refused),
