@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 import bequest
+from bequest.cli.main import main
 from bequest.errors import InputError
 from bequest.evaluation.image_models import ORIGINAL
 from bequest.evaluation.image_task import ImageTask
@@ -86,7 +88,34 @@ def test_images_are_right_as_by_hand(here: Path, tmp_path: Path) -> None:
     assert one.changed == (gained, lost) and gained and lost
     titles = [section.title for section in found.sections]
     assert titles[:4] == ["Gains and losses", "Gains by task", "Items that changed", "Models"]
-    assert (tmp_path / "out" / "results.json").exists()
+    # The report draws it, and the judged model's card has the same numbers.
+    (here / "after" / "README.md").write_text("# after\n")
+    words = [
+        str(tmp_path / "out"),
+        "--out",
+        str(tmp_path / "r.html"),
+        "--card",
+        str(here / "after"),
+    ]
+    assert main(["report", *words, "--quiet"]) == 0
+    assert "Gains by task" in (tmp_path / "r.html").read_text(encoding="utf-8")
+    (model,) = ModelCard.load(here / "after" / "README.md").data.to_dict()["model-index"]
+    (told,) = model["results"]
+    assert told["task"]["type"] == "image-classification"
+    assert told["metrics"][0]["value"] == pytest.approx(one.after)
+
+
+def test_the_command(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evaluate", str(here / "before"), str(here / "after")]
+    words += ["--images", str(here / "images.parquet"), "--image-classes", str(here / "map.json")]
+    assert main([*words, "--dry-run"]) == 0
+    assert "to compute" in capsys.readouterr().out
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().out
+    assert "after: images.parquet: accuracy" in told and "results.json" in told
+    texts = ["--texts", str(here / "map.json")]
+    assert main([*words, *texts, "--out", str(tmp_path / "two")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_what_is_there_is_not_computed_again(

@@ -53,11 +53,13 @@ def test_the_demo_runs_every_method_and_goes_on_where_it_was(
 ) -> None:
     first = run("--out", tmp_path, *TINY)
     assert first.returncode == 0, first.stderr
-    ran = [shlex.split(line)[2] for line in first.stdout.splitlines() if line.startswith("   $ ")]
+    printed = [shlex.split(line)[1:] for line in first.stdout.splitlines() if line[:5] == "   $ "]
+    ran = [words[1] for words in printed if words[0] != "rm"]
     assert ran == [
         *("diagnose", "inherit", "pretrain", "average", "evaluate"),
         *("finetune", "finetune", "evaluate", "report"),
     ]
+    assert not list(tmp_path.glob("*.run")), "checkpoints of published models are left behind"
     assert first.stdout.endswith(f"report: {tmp_path / 'report.html'}\n")
 
     # What is printed at the end is what the commands found.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -32,9 +33,9 @@ def sections_of(
         level: of the intervals.
     """
     before = candidates[0].label
-    sections = [
-        _gains("Gains and losses", [c for c in comparisons if c.before_name == before], level)
-    ]
+    gains = _gains("Gains and losses", [c for c in comparisons if c.before_name == before], level)
+    metrics = _metrics(candidates, comparisons)
+    sections = [replace(gains, data={**gains.data, "headline": True, "metrics": metrics})]
     between = [c for c in comparisons if c.before_name != before]
     if between:
         sections.append(_gains("The judged models against one another", between, level))
@@ -112,6 +113,19 @@ def _gains(title: str, comparisons: Sequence[Comparison], level: float) -> Secti
         for one in comparisons
     ]
     return Section(title=title, type="table", data={"columns": columns, "rows": rows})
+
+
+def _metrics(
+    candidates: Sequence[Candidate], comparisons: Sequence[Comparison]
+) -> list[dict[str, object]]:
+    """For a model card: the scores of the judged model; of several, none is the card's."""
+    if len(candidates) != 2:
+        return []
+    kind = "text-generation" if candidates[1].images is None else "image-classification"
+    return [
+        {"task": kind, "dataset": one.task, "metric": one.metric, "value": one.after}
+        for one in comparisons
+    ]
 
 
 def _with_runs(name: str, runs: int) -> str:
