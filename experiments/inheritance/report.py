@@ -264,6 +264,28 @@ def read_all() -> list[Run]:
     return [Run.read(file) for file in sorted(CACHE.glob("*_*_*_*_*.json"))]
 
 
+def _trained_here(runs: Sequence[Run], small: Study) -> list[str]:
+    """Return the part on the reference that is trained here."""
+    return [
+        f"### A reference trained here, {small.steps} steps of {small.tokens_per_step} tokens",
+        "",
+        f"{small.depth} blocks of width 192, vocabulary {small.vocab_size}; its half inherits "
+        "the reference's weights at the end of its training.",
+        "",
+        *against_reference(runs, "small"),
+        "",
+        f"Inherited less scratch; the decay begins at {small.steps - small.decay}:",
+        "",
+        *compared(runs, "small", small),
+        "",
+        f"LAWA (snapshots {small.spacing} steps apart) less the raw weights of the same step:",
+        "",
+        *averaged(runs, "small", small),
+        "",
+        *diagnosed("small"),
+    ]
+
+
 def report(studies: dict[str, Study]) -> None:
     """Write RESULTS.md's section and the figure."""
     runs = read_all()
@@ -295,22 +317,7 @@ def report(studies: dict[str, Study]) -> None:
             "",
             *sweep(runs, "smollm2", big),
             "",
-            f"### A reference trained here, {small.steps} steps of {small.tokens_per_step} tokens",
-            "",
-            f"{small.depth} blocks of width 192, vocabulary {small.vocab_size}; its half inherits "
-            "the reference's weights at the end of its training.",
-            "",
-            *against_reference(runs, "small"),
-            "",
-            f"Inherited less scratch; the decay begins at {small.steps - small.decay}:",
-            "",
-            *compared(runs, "small", small),
-            "",
-            f"LAWA (snapshots {small.spacing} steps apart) less the raw weights of the same step:",
-            "",
-            *averaged(runs, "small", small),
-            "",
-            *diagnosed("small"),
+            *(_trained_here(runs, small) if any(run.cell.study == "small" for run in runs) else ()),
         ]
     )
     write_section("inheritance", "Inherited blocks against drawn ones", body, RESULTS)
