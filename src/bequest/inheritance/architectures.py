@@ -77,6 +77,7 @@ def _facts(
 
 _DEPTH_ALONE = [
     "apertus",
+    "apertus1p5_text",
     "arcee",
     "aria_text",
     "biogpt",
@@ -90,6 +91,7 @@ _DEPTH_ALONE = [
     "dbrx",
     "doge",
     "ernie4_5",
+    "exaone",
     "falcon",
     "falcon_h1",
     "falcon_mamba",
@@ -116,6 +118,7 @@ _DEPTH_ALONE = [
     "jais2",
     "jetmoe",
     "kolibri1",
+    "lara_mini",
     "lfm3",
     "llama",
     "mamba",
@@ -261,12 +264,14 @@ ARCHITECTURES: dict[str, Architecture] = {
         OfInitialization("final_w_init_variance_scale", 2.0),
     ),
     "reformer": _facts(PaddedForAll(), PerLayerList("attn_layers")),
+    "sarvam_mla": _DEEPSEEK,
+    "sarvam_moe": _DEEPSEEK,
     "smollm3": _facts(PerLayerList("no_rope_layers"), Period("no_rope_layer_interval")),
     "solar_open": _DEEPSEEK,
     "xlstm": _facts(SameAsDepth("num_blocks")),
     "zamba": _facts(HomeOfShared("layers_block_type", "hybrid")),
 }
-"""The facts by `model_type`, from transformers 5.23's configurations and models."""
+"""The facts by `model_type`, from transformers 5.24's configurations and models."""
 
 MULTIMODAL = [
     "aria",

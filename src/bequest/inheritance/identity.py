@@ -8,7 +8,7 @@ depends on the number of a block is found even where no fact in `architectures` 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bequest.errors import UnsupportedModelError
@@ -79,20 +79,25 @@ def find_block_modules(
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and f".{name}".endswith(wanted):
             return module
-    last = f".{prefix.rstrip('.').rpartition('.')[2]}"
-    renamed = [
-        module
+    # What is left is a model that renames its checkpoint's keys: the one list of this length.
+    as_deep = {
+        name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList)
-        and len(module) == num_blocks
-        and f".{name}".endswith(last)
-        and not is_tower(name)
-    ]
-    if len(renamed) == 1:
-        return renamed[0]
+        if isinstance(module, nn.ModuleList) and len(module) == num_blocks and not is_tower(name)
+    }
+    outer = [name for name in as_deep if not _is_inside(name, as_deep)]
+    last = f".{prefix.rstrip('.').rpartition('.')[2]}"
+    for found in ([name for name in outer if f".{name}".endswith(last)], outer):
+        if len(found) == 1:
+            return as_deep[found[0]]
     raise UnsupportedModelError(
         f"{type(model).__name__} has no list of blocks called {prefix.rstrip('.')!r}."
     )
+
+
+def _is_inside(name: str, others: Iterable[str]) -> bool:
+    """Whether a module lies in one of the others, as a list of experts does in a block."""
+    return any(name.startswith(f"{other}.") for other in others)
 
 
 def compare_blocks(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 _OF_ANOTHER = "its blocks read keys and values that another model computed"
+_LOOPED = "some of its blocks run several times in a row, so a block has no place in depth"
 REFUSED: dict[str, str] = {
     "blt": "it has four stacks of blocks that work on different units (bytes and patches)",
+    "dory": _LOOPED,
     "gemma3n": "its image tower needs timm, without which transformers cannot build it for the check",
     "gemma4_assistant": _OF_ANOTHER,
     "gemma4_unified_assistant": _OF_ANOTHER,
     "hrm_text": "it runs two stacks of blocks several times each, so a block has no place in depth",
+    "inkling2_loop_text": _LOOPED,
     "inkling2_text": "parts of its blocks are stored under other names than the blocks themselves",
     "zamba2": "adapters of each hybrid block are stored, by count, inside blocks that others share",
 }

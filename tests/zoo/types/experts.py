@@ -111,5 +111,7 @@ EXPERTS: dict[str, dict[str, Any]] = {
     "qwen2_moe": {"decoder_sparse_step": 2, "mlp_only_layers": [3], "layer_types": MIXED}
     | {"use_sliding_window": True},
     "qwen3_moe": {"decoder_sparse_step": 2, "mlp_only_layers": [3]},
+    "sarvam_mla": {**_LATENT, **_FIRST_DENSE},
+    "sarvam_moe": _FIRST_DENSE,
     "solar_open": {},
 }

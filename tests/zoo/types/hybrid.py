@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from zoo.types.attention import FULL
+from zoo.types.attention import FULL, SLIDING
 
 LINEAR = "linear_attention"
 _MIXED = [LINEAR, FULL, FULL, LINEAR, FULL, LINEAR]
@@ -55,6 +55,7 @@ HYBRID: dict[str, dict[str, Any]] = {
         "layer_types": _MIXED,
         "mlp_layer_types": ["dense", "sparse", "dense", "sparse", "sparse", "sparse"],
     },
+    "lara_mini": {"layer_types": [LINEAR, SLIDING, FULL, LINEAR, FULL, SLIDING]},
     "lfm2": {"full_attn_idxs": [1, 2, 4]},
     "lfm2_moe": {
         "layer_types": ["conv", FULL, FULL, "conv", FULL, "conv"],

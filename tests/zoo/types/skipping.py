@@ -16,6 +16,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 PROMPT_LENGTH = 16
+FAILS_AS_A_WHOLE = ("Llama4ForConditionalGeneration",)
+"""Multimodal classes that fail on any input in transformers 5.24: `outputs.image_outputs` is read
+from the decoder's output, which has none. Their decoder is run alone."""
 
 
 def block_list(model: PreTrainedModel, path: str, depth: int) -> nn.ModuleList:
@@ -61,6 +64,11 @@ def _pass_on(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
     return (hidden_states, *output[1:])
 
 
+def runnable(model: PreTrainedModel) -> Any:
+    """The part of a model that transformers can run: all of it, or its decoder."""
+    return model.language_model if type(model).__name__ in FAILS_AS_A_WHOLE else model
+
+
 def prompt(model: PreTrainedModel, length: int = PROMPT_LENGTH) -> torch.Tensor:
     """Two rows of random token ids, int64 [2, length]."""
     generator = torch.Generator().manual_seed(1)
@@ -70,13 +78,13 @@ def prompt(model: PreTrainedModel, length: int = PROMPT_LENGTH) -> torch.Tensor:
 @torch.no_grad()
 def logits(model: PreTrainedModel) -> torch.Tensor:
     """Logits of the prompt, [2, PROMPT_LENGTH, vocabulary], without a cache."""
-    return model(prompt(model), use_cache=False).logits
+    return runnable(model)(prompt(model), use_cache=False).logits
 
 
 @torch.no_grad()
 def generated(model: PreTrainedModel, tokens: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
     """Greedy generation with a cache: the sequences, and each new token's logits [2, tokens, v]."""
-    found: Any = model.generate(
+    found: Any = runnable(model).generate(
         prompt(model),
         do_sample=False,
         use_cache=True,
@@ -92,4 +100,4 @@ def generated(model: PreTrainedModel, tokens: int = 4) -> tuple[torch.Tensor, to
 @torch.no_grad()
 def next_logits(model: PreTrainedModel, sequences: torch.Tensor, tokens: int = 4) -> torch.Tensor:
     """The logits that lead to the last `tokens` of the sequences, without a cache."""
-    return model(sequences[:, :-1], use_cache=False).logits[:, -tokens:]
+    return runnable(model)(sequences[:, :-1], use_cache=False).logits[:, -tokens:]
