@@ -14,6 +14,7 @@ import io
 import json
 import tarfile
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def _mnist(package: Path, folder: Path) -> None:
     _write(folder, "test", images[4000:], labels[4000:], names)
 
 
-def _emoji(package: Path, folder: Path) -> None:
+def _emoji(package: Path, folder: Path, vendor: str) -> None:
     """Write train and test images by category, and by sub-category with twelve emoji or more.
 
     `category/` and `subcategory/` hold `train.parquet` and `test.parquet` each, 64 x 64 on white.
@@ -99,9 +100,9 @@ def _emoji(package: Path, folder: Path) -> None:
     with tarfile.open(package) as archive:
         stream = archive.extractfile("package/emoji.json")
         assert stream is not None
-        told = [row for row in json.load(stream) if row["has_img_google"]]
+        told = [row for row in json.load(stream) if row[f"has_img_{vendor}"]]
         pictures = {}
-        wanted = {f"package/img/google/64/{row['image']}" for row in told}
+        wanted = {f"package/img/{vendor}/64/{row['image']}" for row in told}
         for member in archive:
             if member.name in wanted and (content := archive.extractfile(member)) is not None:
                 pictures[Path(member.name).name] = content.read()
@@ -191,7 +192,19 @@ ASSETS = (
             sha256="fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
         ),
         recipe=1,
-        build=_emoji,
+        build=partial(_emoji, vendor="google"),
+    ),
+    Asset(
+        name="emoji-twitter",
+        package=Package(
+            registry="npm",
+            name="emoji-datasource-twitter",
+            version="16.0.0",
+            file_name="emoji-datasource-twitter-16.0.0.tgz",
+            sha256="f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877",
+        ),
+        recipe=1,
+        build=partial(_emoji, vendor="twitter"),
     ),
     Asset(
         name="cifar10-test",

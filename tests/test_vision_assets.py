@@ -60,7 +60,8 @@ def test_mnist(tmp_path: Path) -> None:
     assert np.array(row["image"])[0, 0] == row["label"]
 
 
-def test_emoji(tmp_path: Path) -> None:
+@pytest.mark.parametrize("vendor", ["google", "twitter"])
+def test_emoji(vendor: str, tmp_path: Path) -> None:
     told = []
     with tarfile.open(tmp_path / "p.tgz", "w:gz") as archive:
         for i in range(40):
@@ -69,16 +70,16 @@ def test_emoji(tmp_path: Path) -> None:
                 {
                     "image": f"{i}.png",
                     "unified": f"{i:04}",
-                    "has_img_google": i != 3,
+                    f"has_img_{vendor}": i != 3,
                     "category": {"fruit": "Food", "tools": "Objects", "skin": "Component"}[kind],
                     "subcategory": kind,
                 }
             )
-            add(archive, f"package/img/google/64/{i}.png", png((255, 0, 0, 0), "RGBA"))
+            add(archive, f"package/img/{vendor}/64/{i}.png", png((255, 0, 0, 0), "RGBA"))
         add(archive, "package/emoji.json", json.dumps(told).encode())
     out = tmp_path / "out"
     out.mkdir()
-    build_of("emoji-google").build(tmp_path / "p.tgz", out)
+    build_of(f"emoji-{vendor}").build(tmp_path / "p.tgz", out)
     sizes = {}
     for kind in ("category", "subcategory"):
         files = {part: str(out / kind / f"{part}.parquet") for part in ("train", "test")}

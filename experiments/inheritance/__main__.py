@@ -70,6 +70,9 @@ def cells() -> list[Cell]:
     for rate in (1e-3, 3e-4):
         found += pair("smollm2", 15, rate, 0)
     found += pair("smollm2", 8, 1e-3, 1) + pair("small", 4, SMALL_RATE, 2)
+    for seed in (0, 1):
+        twice = Cell(study="small", start="scratch", depth=4, rate=SMALL_RATE, seed=seed, times=2)
+        found.append(twice)
     return found
 
 

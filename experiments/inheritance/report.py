@@ -110,8 +110,9 @@ def best_rate(runs: Sequence[Run], study: str, start: str, depth: int) -> float 
 
 
 def key(run: Run) -> tuple[str, str, int]:
-    """What a row of a table is about."""
-    return run.cell.study, run.cell.start, run.cell.depth
+    """What a row of a table is about: study, start (and how many times the steps), depth."""
+    longer = "" if run.cell.times == 1 else f" x{run.cell.times}"
+    return run.cell.study, run.cell.start + longer, run.cell.depth
 
 
 def chosen(runs: Sequence[Run], study: str, start: str, depth: int) -> dict[int, Run]:
@@ -134,7 +135,7 @@ def sweep(runs: Sequence[Run], name: str, study: Study) -> list[str]:
         curve = dict(zip(run.steps, run.curve("raw"), strict=True))
         cells = " | ".join(f"{curve[step]:.3f}" for step in steps)
         cell = run.cell
-        lines.append(f"| {cell.depth} | {cell.start} | {cell.rate:g} | {cells} |")
+        lines.append(f"| {cell.depth} | {key(run)[1]} | {cell.rate:g} | {cells} |")
     return lines
 
 
@@ -298,7 +299,7 @@ def report(studies: dict[str, Study]) -> None:
             "of five snapshots. Held-out loss in nats a token; in brackets 95 % bootstrap intervals "
             "over seeds and documents, the same documents in all runs. `inherited` has the first "
             "blocks of the reference and all of its tensors outside the blocks, `scratch` the same "
-            "shape, drawn.",
+            "shape, drawn, `scratch x2` the same for twice the steps.",
             "",
             f"### SmolLM2-135M cut, {big.steps} steps of {big.tokens_per_step} tokens",
             "",

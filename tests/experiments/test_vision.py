@@ -26,9 +26,17 @@ def test_every_cell_is_a_run(target: str, method: str) -> None:
     )
 
 
-def test_seeds_of_mnist_train_on_other_digits() -> None:
-    splits = [vision.config_of("mnist", s, "FLOW", vision.Settings()).data.split for s in (0, 1)]
-    assert splits == ["train[0:600]", "train[600:1200]"]
+def test_seeds_train_on_images_of_their_own() -> None:
+    splits = [vision.config_of("emoji", s, "FLOW", vision.Settings()).data.split for s in (0, 1)]
+    assert splits == ["train[0:360]", "train[360:720]"]
+
+
+def test_the_control_takes_steps_as_small_as_the_mean_weight() -> None:
+    settings = vision.Settings(learning_rate=0.01)
+    for method, rate in (("standard", 0.01), (vision.SMALLER_STEPS, 0.004)):
+        config = vision.config_of("mnist", 0, method, settings, mean_weight=0.4)
+        assert config.training["learning_rate"] == pytest.approx(rate)
+        assert config.method.scheme == "uniform"
 
 
 def test_the_groups_are_ten_and_disjoint() -> None:
@@ -52,6 +60,7 @@ def write_cells(cache: Path, seeds: tuple[int, ...], rates: dict[str, tuple[floa
             }
             if method == "probe":
                 cell["hard"] = [1] * 40 + [0] * 360
+                cell |= {"mean_weight": 0.5, "effective_share": 0.6, "temperature": 0.2}
             (cache / f"{seed}-{method.replace(' ', '')}.json").write_text(json.dumps(cell))
 
 
@@ -73,6 +82,25 @@ def test_the_table_holds_the_rates(tmp_path: Path) -> None:
         hard = [np.mean(cells["mnist", seed, method]["target"][:40]) for seed in (0, 1)]
         assert found["hard"][0] == pytest.approx(np.mean(hard))
     assert len(vision_page.table(cells, seeds)) == 2 + len(rates)
+    assert len(vision_page.table(cells, seeds, "standard")) == 1 + len(rates)
+    less = vision_page.measured(cells, seeds, "FLOW", "standard")["retained"]
+    whole = [
+        vision_page.measured(cells, seeds, name)["retained"][0] for name in ("FLOW", "standard")
+    ]
+    assert less[0] == pytest.approx(whole[0] - whole[1])
+
+
+def test_images_that_all_seeds_share_are_drawn_once(tmp_path: Path) -> None:
+    """Three copies of one run say no more of images than one: the interval may not shrink."""
+    rates = {name: (0.5, 0.5) for name in vision.METHODS}
+    for seed in (0, 1, 2):
+        write_cells(tmp_path, (seed,), rates)
+    cells = vision_page.read_cells(tmp_path, vision.Settings())
+    widths = []
+    for known in ([0], [0, 1, 2]):
+        low, high = vision_page.measured(cells, {"mnist": known}, "FLOW")["target"][1:]
+        widths.append(high - low)
+    assert widths[1] == pytest.approx(widths[0], rel=0.15)
 
 
 def test_cells_of_other_settings_do_not_count(tmp_path: Path) -> None:
