@@ -43,7 +43,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     asked = ["finetune", "--config", str(file)]
     assert main([*asked, "--dry-run"]) == 0
     told = capsys.readouterr().out
-    assert "training images" in told and "Nothing was written" in told
+    assert (
+        "training images" in told
+        and "estimated memory (GB)" in told
+        and "Nothing was written" in told
+    )
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.run").exists()
 
     assert main(asked) == 0

@@ -11,7 +11,6 @@ from bequest.errors import InputError
 from bequest.evaluation.image_accuracy import (
     cross_entropies,
     group_scores,
-    groups_in_order,
     hardest,
     is_right,
 )
@@ -41,12 +40,6 @@ def test_groups_add_probabilities_up() -> None:
 def test_groups_of_nothing_are_refused(groups: list[list[int]]) -> None:
     with pytest.raises(InputError, match="name classes from 0 to 6"):
         group_scores(LOGITS, groups)
-
-
-def test_groups_follow_the_classes_of_the_data() -> None:
-    assert groups_in_order({"cat": [1], "ant": [2, 3]}, ["ant", "cat"]) == [[2, 3], [1]]
-    with pytest.raises(InputError, match="differ by 'cow'"):
-        groups_in_order({"cat": [1]}, ["cat", "cow"])
 
 
 def test_hardest_tenth() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments.linear_theory.__main__ import table
 from experiments.linear_theory.closed_forms import (
     CHI2_MEDIAN,
     average_of,
@@ -33,6 +35,7 @@ from experiments.linear_theory.simulate import (
 )
 from experiments.linear_theory.tuned import tune
 
+ROOT = Path(__file__).resolve().parents[2]
 RHOS = [0.0, 0.3, 0.7, 0.95]
 TAUS = [0.1, CHI2_MEDIAN, 3.0]
 
@@ -159,3 +162,17 @@ def test_median_temperature() -> None:
     losses = (normal @ np.linalg.cholesky(problem.sigma_tilde).T @ problem.e) ** 2
     assert np.median(losses) == pytest.approx(CHI2_MEDIAN * problem.e @ problem.e, rel=0.02)
     assert sigma_tilde(0.5)[0, 0] == 1
+
+
+def test_the_page_has_the_table_and_what_it_says_of_it() -> None:
+    tuned = [tune(rho) for rho in (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)]
+    page = (ROOT / "docs" / "linear_theory.md").read_text(encoding="utf-8").splitlines()
+    start = page.index(table(tuned)[0])
+    assert page[start : start + 2 + len(tuned)] == table(tuned)
+    for found in tuned:
+        # Stopped at the best moment, plain gradient descent is within 1 % of tuned FLOW,
+        assert found.flow <= found.vanilla * (1 + 1e-5) <= 1.01 * found.flow
+        # and the median temperature within 2 %,
+        assert found.flow <= found.median < 1.02 * found.flow
+        # but on the wrong side of the best average where rho is small.
+        assert (found.median > found.average) == (found.rho < 0.2)

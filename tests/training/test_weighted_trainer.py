@@ -18,7 +18,7 @@ from transformers import Trainer
 
 import bequest
 from bequest.errors import InputError
-from bequest.training.weighted_trainer import WeightedTrainer
+from bequest.training.weighted_trainer import WEIGHT, WeightedTrainer
 from tests.training.weighted_runs import CLASSES, ROWS, Classifier, parameters, rows, trained
 
 WEIGHTS = np.random.default_rng(1).exponential(size=ROWS).astype(np.float32)
@@ -74,6 +74,82 @@ def test_weights_of_one_are_the_plain_trainer(tmp_path: Path, batch: int) -> Non
         [row["loss"] for row in run.state.log_history if "loss" in row] for run in (plain, weighted)
     ]
     assert logged[0] == pytest.approx(logged[1], rel=1e-6)
+
+
+class _Graphs(Classifier):
+    """A classifier of graphs: nodes of all of them in one tensor, and which graph each is of."""
+
+    def forward(
+        self, nodes: torch.Tensor, graph: torch.Tensor, labels: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        count = int(graph.max()) + 1
+        sums = torch.zeros(count, nodes.shape[1]).index_add(0, graph, nodes)
+        return super().forward(sums, labels)
+
+
+def _graphs(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Two or three nodes a graph, which add up to its features."""
+    parts, graph = [], []
+    for number, row in enumerate(rows):
+        own = torch.tensor(row["features"])
+        nodes = 2 + number % 2
+        parts += [own / nodes] * nodes
+        graph += [number] * nodes
+    made = {"nodes": torch.stack(parts), "graph": torch.tensor(graph)}
+    made["labels"] = torch.tensor([row["labels"] for row in rows])
+    if WEIGHT in rows[0]:
+        made[WEIGHT] = torch.tensor([row[WEIGHT] for row in rows])
+    return made
+
+
+@pytest.mark.parametrize("batch", [16, 6])
+@pytest.mark.parametrize("kind", ["weights", "reference"])
+def test_samples_are_counted_where_the_first_tensor_holds_nodes(
+    tmp_path: Path, batch: int, kind: str
+) -> None:
+    how: dict[str, Any] = {"weights": WEIGHTS}
+    weights = WEIGHTS
+    if kind == "reference":
+        reference = _Graphs(seed=5)
+        how = {"reference_model": reference, "temperature": 0.7}
+        data = rows()
+        with torch.no_grad():
+            logits = Classifier(seed=5)(torch.tensor(data["features"]))["logits"]
+            losses = functional.cross_entropy(
+                logits, torch.tensor(data["labels"]), reduction="none"
+            )
+        weights = torch.exp(-losses / 0.7).numpy()
+    run = trained(
+        WeightedTrainer,
+        tmp_path,
+        model=_Graphs(),
+        data_collator=_graphs,
+        args={
+            "per_device_train_batch_size": batch,
+            "gradient_accumulation_steps": -(-ROWS // batch),
+            "remove_unused_columns": False,
+        },
+        **how,
+    )
+    assert gap(parameters(run), by_hand(weights, ROWS)) < 1e-6
+
+
+def test_samples_that_cannot_be_counted_are_refused(tmp_path: Path) -> None:
+    def unlabelled(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        made = _graphs(rows)
+        return {name: made[name] for name in ("nodes", "graph")}
+
+    with pytest.raises(InputError, match=r"gave 16 losses for a batch that counts as 40 samples"):
+        trained(
+            WeightedTrainer,
+            tmp_path,
+            model=_Graphs(),
+            data_collator=unlabelled,
+            reference_model=_Graphs(seed=5),
+            temperature=1.0,
+            sample_losses=lambda outputs, _: outputs["logits"].square().sum(dim=1),
+            args={"remove_unused_columns": False},
+        )
 
 
 def test_a_reference_weighs_the_batch_it_is_given(tmp_path: Path) -> None:

@@ -89,6 +89,9 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _planned(plan: Any) -> Section:
+    from bequest.training.vision_cost import estimate
+
+    cost = estimate(plan)
     rows = [
         ["parameters", sum(p.numel() for p in plan.start.parameters())],
         ["head", plan.start.head_name],
@@ -96,6 +99,11 @@ def _planned(plan: Any) -> Section:
         ["classes", plan.train.features["label"].num_classes],
         ["test images", 0 if plan.test is None else len(plan.test)],
         ["images of retention", 0 if plan.retention is None else len(plan.retention)],
+        ["estimated time (seconds)", round(cost.seconds, 1)],
+        ["estimated memory (GB)", cost.num_bytes / 1e9],
+        ["  weights", cost.weights / 1e9],
+        ["  gradients and optimizer", cost.gradients / 1e9],
+        ["  activations", cost.activations / 1e9],
         ["run", str(plan.config.run_folder)],
         ["out", str(plan.target)],
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,18 +85,3 @@ def hardest(losses: Floats, share: float = 0.1) -> Flags:
     marked = np.zeros(len(losses), dtype=bool)
     marked[np.argsort(losses, kind="stable")[-count:]] = True
     return marked
-
-
-def groups_in_order(groups: Mapping[str, Sequence[int]], names: Sequence[str]) -> list[list[int]]:
-    """Return the groups in the order of a data set's classes.
-
-    Raises:
-        InputError: a class of the data has no group, or a group is of no class.
-    """
-    if set(groups) != set(names):
-        odd = sorted(set(groups) ^ set(names))
-        raise InputError(
-            f"retention.groups and the data's classes differ by {odd[0]!r}; give a group for every "
-            "class, by its name"
-        )
-    return [list(groups[name]) for name in names]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Image, load_dataset, load_from_disk
+from datasets import ClassLabel, Dataset, Image, load_dataset
 from numpy.typing import NDArray
 
 from bequest.errors import InputError, explained
+from bequest.evaluation.data_parts import ONLY, chosen_part, is_saved, only_part, saved_part
 
 IMAGE, LABEL = "image", "label"
 """The columns of images as `read_images` returns them."""
@@ -18,7 +19,7 @@ IMAGE, LABEL = "image", "label"
 
 def read_images(
     source: str,
-    split: str,
+    split: str | None,
     *,
     image: str,
     label: str,
@@ -31,7 +32,8 @@ def read_images(
         source: a folder with a folder of images for each class, with or without folders of splits
             above them; a `.parquet` file or a folder of them; a folder from `save_to_disk`; or a
             hub id.
-        split: part of it.
+        split: part of it, such as `train[:1000]`; None takes the only one, or `test` where there
+            are several. What has one part calls it `train`, and a file's name does as well.
         image: the column of images.
         label: the column of labels.
         field: what the caller calls the source, for messages.
@@ -41,22 +43,10 @@ def read_images(
         A data set with `image` and `label`, the latter a ClassLabel.
 
     Raises:
-        InputError: there is no such source, split or column, or it has no row.
+        InputError: there is no such source, split or column, it has no row, or one without a label.
     """
-    path = Path(source).expanduser()
     with explained(f"{field} {source}"):
-        if (path / "state.json").is_file():
-            rows = load_from_disk(str(path))
-        elif path.is_file() and path.suffix == ".parquet":
-            rows = load_dataset("parquet", data_files={_part(split): str(path)}, split=split)
-        elif path.is_dir() and any(path.glob("*.parquet")):
-            rows = load_dataset(str(path), split=split)
-        elif path.is_dir():
-            rows = load_dataset("imagefolder", data_dir=str(path), split=split)
-        elif path.exists():
-            raise InputError(f"{field} {source} is no folder and no .parquet file")
-        else:
-            rows = load_dataset(source, split=split)
+        rows = _part(source, split, f"{field} {source}")
     for name, column, option in (("image", image, columns[0]), ("label", label, columns[1])):
         if column not in rows.column_names:
             raise InputError(
@@ -67,24 +57,77 @@ def read_images(
         {old: new for old, new in ((image, IMAGE), (label, LABEL)) if old != new}
     )
     if not len(rows):
-        raise InputError(f"{field} {source} has no row in {split!r}")
+        raise InputError(f"{field} {source} has no row{'' if split is None else f' in {split!r}'}")
     with explained(f"{field} {source}"):
         if not isinstance(rows.features[IMAGE], Image):
             rows = rows.cast_column(IMAGE, Image())
-        return _with_classes(rows)
+        return _with_classes(rows, f"{field} {source}")
 
 
-def _with_classes(rows: Dataset) -> Dataset:
+def _part(source: str, split: str | None, field: str) -> Dataset:
+    path = Path(source).expanduser()
+    if is_saved(path):
+        return saved_part(path, split, field)
+    if path.is_file() and path.suffix == ".parquet":
+        rows = load_dataset("parquet", data_files=str(path), split=ONLY)
+        return only_part(rows, path.stem, split, field)
+    if path.is_dir():
+        tables = any(path.rglob("*.parquet"))
+        found = (
+            load_dataset(str(path)) if tables else load_dataset("imagefolder", data_dir=str(path))
+        )
+        return chosen_part({str(name): rows for name, rows in found.items()}, split, field)
+    if path.exists():
+        raise InputError(f"{field} is no folder and no .parquet file")
+    return load_dataset(source, split=split or "test")
+
+
+def _with_classes(rows: Dataset, field: str) -> Dataset:
     """Make the labels a ClassLabel; numbers stay the numbers that they are."""
     kind = rows.features[LABEL]
-    if isinstance(kind, ClassLabel):
-        return rows
-    if not str(getattr(kind, "dtype", "")).startswith(("int", "uint")):
-        return rows.class_encode_column(LABEL)
-    numbers = np.asarray(rows[LABEL][:], dtype=np.int64)
-    if numbers.min() < 0:
-        raise InputError(f"a label is {numbers.min()}; number the classes from 0")
-    return rows.cast_column(LABEL, ClassLabel(num_classes=int(numbers.max()) + 1))
+    named = isinstance(kind, ClassLabel)
+    if not named and not str(getattr(kind, "dtype", "")).startswith(("int", "uint")):
+        rows = rows.class_encode_column(LABEL)
+        named = True
+    labels = rows[LABEL][:]
+    missing = sum(label is None or label < 0 for label in labels)
+    if missing:
+        # The test parts of some data sets are published without labels, as -1.
+        raise InputError(
+            f"{field} has {missing} images without a label (below 0 or none at all); leave them "
+            "out, or name a split that is labelled"
+        )
+    classes = max(labels) + 1
+    if not named:
+        return rows.cast_column(LABEL, ClassLabel(num_classes=classes))
+    if classes > rows.features[LABEL].num_classes:
+        raise InputError(
+            f"{field} has the label {classes - 1}, but {rows.features[LABEL].num_classes} classes; "
+            "number them from 0"
+        )
+    return rows
+
+
+def aligned(rows: Dataset, names: Sequence[str], field: str, other: str) -> Dataset:
+    """Number the classes of some images as those of others, by their names to the letter.
+
+    Args:
+        rows: the images.
+        names: of the others' classes.
+        field: what the caller calls the images, for messages.
+        other: what the caller calls the others.
+
+    Raises:
+        InputError: a class of the images is none of the others'.
+    """
+    numbers = {name: number for number, name in enumerate(names)}
+    unknown = [name for name in class_names(rows) if name not in numbers]
+    if unknown:
+        raise InputError(f"{field} has the class {unknown[0]!r}, which {other} has not")
+    # Not datasets' align_labels_with_mapping, which takes `A` and `a` for the same.
+    changed = np.array([numbers[name] for name in class_names(rows)])[labels_of(rows)]
+    bare = rows.remove_columns(LABEL).add_column(LABEL, changed)
+    return bare.cast_column(LABEL, ClassLabel(names=list(names)))
 
 
 def class_names(rows: Dataset) -> list[str]:
@@ -112,8 +155,3 @@ def fingerprint(rows: Dataset) -> str:
         digest.update(stored)
         digest.update(str(label).encode())
     return digest.hexdigest()
-
-
-def _part(split: str) -> str:
-    """Return the split's own name without a slice: `test` of `test[:100]`."""
-    return split.partition("[")[0] or "train"

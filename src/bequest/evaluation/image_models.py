@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from bequest.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from bequest.checkpoints.header import read_header
 from bequest.checkpoints.lineage import file_hash, identity_hash, structure_hash
 from bequest.errors import InputError, explained
-from bequest.evaluation.image_accuracy import check_groups
+from bequest.evaluation.image_classes import ClassMap, Groups, match_classes
 from bequest.evaluation.models import Candidate, ImageForm
 
 ORIGINAL = "pretrained.safetensors"
@@ -26,7 +25,6 @@ ORIGINAL = "pretrained.safetensors"
 statistics."""
 PROCESSOR = "preprocessor_config.json"
 _READ_WITH_THE_WEIGHTS = ("config.json", PROCESSOR, ORIGINAL)
-_UNNAMED = re.compile(r"(LABEL_)?\d+")
 
 
 def find_image_model(
@@ -195,16 +193,10 @@ def _original_classes(network: nn.Module, folder: Path) -> int:
     return int(heads[0])
 
 
-def class_numbers(
-    candidate: Candidate,
-    names: Sequence[str],
-    groups: Mapping[str, Sequence[int | str]] | None,
-    field: str,
-) -> list[list[int]]:
+def class_map(
+    candidate: Candidate, names: Sequence[str], groups: Groups | None, field: str
+) -> ClassMap:
     """Return for each class of some data the classes of a model that stand for it.
-
-    Without groups, a class of the data is the model's of the same name; where one of the two has
-    numbers for names, the one of the same number, if there are as many.
 
     Args:
         candidate: the model.
@@ -216,34 +208,15 @@ def class_numbers(
         InputError: the model has no such classes, or nothing says which they are.
     """
     assert candidate.images is not None
-    own = candidate.images.classes
-    known = {name: number for number, name in enumerate(own)}
     hint = ""
     if not candidate.images.restores and (candidate.folder / ORIGINAL).is_file():
         hint = ", or --original-head for the head it had before fine-tuning"
-    if groups is not None:
-        found = []
-        for name in names:
-            strange = [one for one in groups[name] if isinstance(one, str) and one not in known]
-            if strange:
-                raise InputError(
-                    f"image_classes names {strange[0]!r} for {name}, which model "
-                    f"{candidate.label} does not have; give its names, or numbers{hint}"
-                )
-            found.append([known[one] if isinstance(one, str) else one for one in groups[name]])
-        try:
-            check_groups(found, len(own))
-        except InputError as error:
-            told = f"image_classes does not fit model {candidate.label}: {error}{hint}"
-            raise InputError(told) from error
-        return found
-    named = not all(_UNNAMED.fullmatch(name) for name in own)
-    if named and set(names) <= set(own):
-        return [[known[name]] for name in names]
-    if len(names) == len(own) and not (named and not all(map(str.isdecimal, names))):
-        return [[number] for number in range(len(own))]
-    odd = next((name for name in names if name not in known), names[0])
-    raise InputError(
-        f"{field} has {len(names)} classes, such as {odd!r}, and model {candidate.label} "
-        f"{len(own)}, such as {own[0]!r}; say with image_classes which belong together{hint}"
+    return match_classes(
+        candidate.images.classes,
+        names,
+        groups,
+        field=field,
+        option="image_classes",
+        model=f"model {candidate.label}",
+        hint=hint,
     )

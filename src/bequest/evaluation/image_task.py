@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from bequest.errors import InputError
-from bequest.evaluation.image_accuracy import group_scores, is_right
+from bequest.evaluation.image_classes import ClassMap, Groups, read_groups
 from bequest.evaluation.image_data import IMAGE, class_names, contents, labels_of, read_images
-from bequest.evaluation.image_models import class_numbers, load_processor
+from bequest.evaluation.image_models import class_map, load_processor
 from bequest.evaluation.items import ItemScores, numbered
 from bequest.evaluation.models import Candidate, LoadedModel
 from bequest.losses.processes import add_up, rank_and_size, share_of
 from bequest.losses.spool import Spool, finished_batches
-
-Groups = Mapping[str, Sequence[int | str]]
-"""For each class of some data the classes of a model, by number or name."""
 
 
 class ImageTask:
@@ -50,7 +47,7 @@ class ImageTask:
         self,
         source: str,
         *,
-        split: str,
+        split: str | None,
         image: str,
         label: str,
         groups: Sequence[Groups],
@@ -97,7 +94,7 @@ class ImageTask:
         Raises:
             InputError: it has none, or nothing says which they are.
         """
-        class_numbers(candidate, self.classes, self.groups, self._field)
+        class_map(candidate, self.classes, self.groups, self._field)
 
     def measure(
         self, model: LoadedModel, *, progress: bool, scratch: Path | None
@@ -113,7 +110,7 @@ class ImageTask:
             InputError: the model does not load.
         """
         rank, size = rank_and_size()
-        numbers = class_numbers(model.candidate, self.classes, self.groups, self._field)
+        classes = class_map(model.candidate, self.classes, self.groups, self._field)
         folder = None if scratch is None else scratch / f"batches-of-{self._batch_size}"
         header = {"task": self.fingerprint, "model": model.candidate.identity}
         known = {} if folder is None else finished_batches(folder, header)
@@ -125,7 +122,7 @@ class ImageTask:
             if start in known:
                 right[start : start + len(known[start])] = torch.tensor(known[start]).double()
         left = [start for start in mine if start not in known]
-        for start, found in self._found(model, left, numbers, progress and rank == 0):
+        for start, found in self._found(model, left, classes, progress and rank == 0):
             right[start : start + len(found)] = torch.from_numpy(found).double()
             if folder is not None:
                 with Spool(folder, rank, header) as spool:
@@ -142,7 +139,7 @@ class ImageTask:
 
     @torch.inference_mode()
     def _found(
-        self, model: LoadedModel, starts: Sequence[int], numbers: list[list[int]], progress: bool
+        self, model: LoadedModel, starts: Sequence[int], classes: ClassMap, progress: bool
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Yield the first row of each batch, and which of its images are right."""
         if not starts:
@@ -155,32 +152,7 @@ class ImageTask:
             pixels = processor(images=images, return_tensors="pt")["pixel_values"]
             logits = network(pixel_values=pixels.to(network.device, network.dtype)).logits
             scores = logits.double().cpu().numpy()
-            if self.groups is None:
-                right = is_right(scores, np.array([row[0] for row in numbers])[labels])
-            else:
-                right = is_right(group_scores(scores, numbers), labels)
-            yield start, right.astype(np.float32)
-
-
-def read_groups(path: str) -> Groups:
-    """Read a JSON object from a class of some data to the classes of a model.
-
-    Raises:
-        InputError: the file cannot be read or is not of this form.
-    """
-    try:
-        groups = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"image_classes {path} cannot be read: {error}") from error
-    if not isinstance(groups, dict) or not all(
-        isinstance(group, list) and group and all(type(one) in (int, str) for one in group)
-        for group in groups.values()
-    ):
-        raise InputError(
-            f"image_classes {path} must be an object from each class of the data to a list of the "
-            "model's classes, by number or name"
-        )
-    return groups
+            yield start, classes.right(scores, labels).astype(np.float32)
 
 
 def image_tasks(sources: Sequence[str], maps: Sequence[str], **settings: Any) -> list[ImageTask]:
@@ -194,7 +166,7 @@ def image_tasks(sources: Sequence[str], maps: Sequence[str], **settings: Any) ->
     Raises:
         InputError: the data or a map is at fault, or a map is for none of the data.
     """
-    groups = [read_groups(path) for path in maps]
+    groups = [read_groups(path, "image_classes") for path in maps]
     tasks = [ImageTask(source, groups=groups, **settings) for source in sources]
     for path, one in zip(maps, groups, strict=True):
         if not any(task.groups is one for task in tasks):

@@ -37,8 +37,9 @@ class EvaluateConfig:
     images: tuple[str, ...] = ()
     """Labelled images, for image classifiers: folders with a folder for each class, .parquet
     files, or hub ids."""
-    image_split: str = "test"
-    """Part of the images, such as test[:1000]; a folder without folders of splits is train."""
+    image_split: str | None = None
+    """Part of the images, such as test[:1000]; left out: the only one, or test where there are
+    several."""
     image_column: str = "image"
     """Their column of images."""
     label_column: str = "label"

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from bequest.checkpoints.checkpoint import open_checkpoint, read_json
@@ -18,16 +17,15 @@ from bequest.checkpoints.companions import companion_files, copy_companions
 from bequest.checkpoints.formats import ADAPTER_CONFIG
 from bequest.checkpoints.lineage import (
     command_line,
-    describe_file,
     describe_input,
     write_lineage,
 )
 from bequest.checkpoints.model_card import write_model_card
 from bequest.checkpoints.publish import require_space, staged_folder
-from bequest.errors import BequestError
 from bequest.results import FILE_NAME, Section, write_results
 from bequest.training.finetune_plan import FinetunePlan
 from bequest.training.finetune_results import run_sections
+from bequest.training.finetuned_folder import check_finite, check_loads, describe_data
 from bequest.training.run_folder import trainer_state
 
 _NOT_THE_MODEL = (
@@ -64,7 +62,7 @@ def publish(plan: FinetunePlan, checkpoint: Path, weights: Path) -> list[Section
     sections = run_sections(plan, state, _score_sections(plan))
     size = sum(file.stat().st_size for file in weights.glob("*.safetensors"))
     require_space(plan.target, 2 * size if plan.config.merge else size)
-    _check_finite(weights)
+    check_finite(weights)
     with staged_folder(plan.target, overwrite=plan.config.overwrite) as staging:
         _lay_out(plan, weights, staging)
         _verify(plan, staging)
@@ -158,43 +156,12 @@ def _is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER_CONFIG).is_file()
 
 
-def _check_finite(folder: Path) -> None:
-    """Refuse weights of a run that diverged, reading one tensor at a time."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise BequestError(
-            f"{folder} holds no weights in safetensors; with FSDP, set its state_dict_type to "
-            "FULL_STATE_DICT"
-        )
-    for file in files:
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (it is no mapping)
-                value = tensors.get_tensor(name)
-                if value.is_floating_point() and not torch.isfinite(value).all():
-                    raise BequestError(
-                        f"{name} holds values that are not finite: the run diverged, and nothing "
-                        "was published; lower training.learning_rate and use --overwrite"
-                    )
-
-
 def _verify(plan: FinetunePlan, staging: Path) -> None:
-    """Let transformers judge what it would make of the folder."""
     if _is_adapter(staging):
         return
     from transformers import AutoModelForCausalLM
 
-    _, told = AutoModelForCausalLM.from_pretrained(
-        staging,
-        device_map="meta",
-        output_loading_info=True,
-        trust_remote_code=plan.config.trust_remote_code,
-    )
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if told[kind]:
-            raise BequestError(
-                f"the trained model would not load whole: {min(map(str, told[kind]))} is among its "
-                f"{kind.replace('_', ' ')}; nothing was published"
-            )
+    check_loads(staging, AutoModelForCausalLM, trust_remote_code=plan.config.trust_remote_code)
 
 
 def _score_sections(plan: FinetunePlan) -> list[Section]:
@@ -230,19 +197,7 @@ def _inputs(plan: FinetunePlan) -> list[dict[str, Any]]:
         "method.scores": config.method.scores,
         "retention.texts": config.retention.texts,
     }
-    for role, name in named.items():
-        if name is None:
-            continue
-        path = Path(name).expanduser()
-        files = [path] if path.is_file() else []
-        described.append(
-            {
-                "role": role,
-                "name": str(path.absolute()) if path.exists() else name,
-                "files": [describe_file(file, full_hash=full_hash) for file in files],
-            }
-        )
-    return described
+    return described + describe_data(named, full_hash=full_hash)
 
 
 def _card(plan: FinetunePlan, state: dict[str, Any]) -> Sequence[str]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bequest.checkpoints.whole_file import whole_file
 from bequest.errors import BequestError, InputError
+from bequest.evaluation.data_parts import is_saved, saved_part
 
 _BUILDERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -76,15 +77,8 @@ def _read(data: str | Path, split: str) -> Any:
                 )
             builder = _BUILDERS[path.suffix]
             return datasets.load_dataset(builder, data_files=str(path), split=split)
-        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-            saved = datasets.load_from_disk(str(path))
-            if isinstance(saved, datasets.DatasetDict):
-                if split not in saved:
-                    raise InputError(
-                        f"split is {split!r}, but data {data} has {', '.join(saved)}; choose one"
-                    )
-                return saved[split]
-            return saved
+        if is_saved(path):
+            return saved_part(path, split, f"data {data}")
         if not path.is_dir() and (
             isinstance(data, Path) or path.suffix in _BUILDERS or not _HUB_ID.fullmatch(data)
         ):

@@ -26,7 +26,8 @@ class ImageData:
     eval: str | None = None
     """Images to test on, named like train; left out: eval_split of train."""
     eval_split: str | None = None
-    """Part of eval, or of train where eval is not given."""
+    """Part of eval, or of train where eval is not given; left out, of eval the only one, or test
+    where there are several."""
     image: str = "image"
     """The column of images."""
     label: str = "label"
@@ -40,10 +41,11 @@ class ImageRetention:
     data: str | None = None
     """Labelled images, named like data.train; their labels are the original head's classes, or
     groups of them."""
-    split: str = "test"
-    """Part of it."""
+    split: str | None = None
+    """Part of it; left out: the only one, or test where there are several."""
     groups: str | None = None
-    """JSON file with the original head's class numbers for each class of the data, by its name."""
+    """JSON file with the original head's classes, by number or name, for each class of the data,
+    by its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +91,8 @@ class ImageConfig:
     """Folder of the run with its stages and checkpoints; OUT.run if not given."""
     overwrite: bool = False
     """Replace a model that stands at out, and a run of other settings that was broken off."""
+    hash: bool = False
+    """Record the SHA-256 of whole weight files in the lineage."""
     trust_remote_code: bool = False
     """Let Python files of the model's folder run."""
 

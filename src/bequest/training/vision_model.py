@@ -1,23 +1,17 @@
-"""A classifier of images whose head is known: loaded, taken apart and put together again."""
+"""A classifier of images whose head is known: taken apart and put together again."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import importlib
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bequest.checkpoints.locate import locate
-from bequest.errors import InputError, explained
-from bequest.evaluation.image_models import PROCESSOR, load_network, load_processor
-from bequest.training.vision_config import ImageConfig
-from bequest.training.vision_data import PixelValues
+from bequest.errors import InputError
 
 State = dict[str, Tensor]
 
@@ -160,65 +154,3 @@ def state_hash(module: nn.Module) -> str:
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def load_classifier(config: ImageConfig) -> tuple[ImageClassifier, Any]:
-    """Load the model that is to be fine-tuned, and what turns images into its pixels.
-
-    Raises:
-        InputError: there is no such model, weights are missing, or it has no head or processor.
-    """
-    if ":" in config.model:
-        network, processor = _call(config.model), None
-    else:
-        network, processor = _load(config)
-    if processor is None:
-        if config.size is None:
-            raise InputError(
-                f"model {config.model} brings no image processor; set size, and mean and std if "
-                "they are not ImageNet's"
-            )
-        processor = PixelValues(config.size, config.mean, config.std)
-    classifier = ImageClassifier(network.float(), config.head or last_linear(network))
-    return classifier.eval(), processor
-
-
-def last_linear(network: nn.Module) -> str:
-    """Return the name of the last linear layer of a network, its head as a rule.
-
-    Raises:
-        InputError: it has none.
-    """
-    names: list[str] = [
-        name for name, part in network.named_modules() if isinstance(part, nn.Linear)
-    ]
-    if not names or not names[-1]:
-        raise InputError("the model has no linear layer below it that could be its head")
-    return names[-1]
-
-
-def _call(name: str) -> nn.Module:
-    module, _, function = name.partition(":")
-    with explained(f"model {name} cannot be made"):
-        made = getattr(importlib.import_module(module), function)()
-    if not isinstance(made, nn.Module):
-        raise InputError(f"model {name} returned a {type(made).__name__}; return a torch.nn.Module")
-    return made
-
-
-def _load(config: ImageConfig) -> tuple[nn.Module, Any]:
-    location = locate(config.model, revision=config.revision, field="model")
-    network = load_network(
-        location.folder,
-        location.name,
-        dtype=torch.float32,
-        trust_remote_code=config.trust_remote_code,
-    )
-    if not (location.folder / PROCESSOR).is_file():
-        return network, None
-    processor = load_processor(location.folder)
-    if config.size is not None:
-        raise InputError(
-            f"size is {config.size}, but model {location.name} brings its own processor; leave it out"
-        )
-    return network, processor

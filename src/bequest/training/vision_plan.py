@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,13 @@ from transformers import TrainingArguments
 
 from bequest.checkpoints.publish import check_target
 from bequest.errors import InputError
-from bequest.evaluation.image_accuracy import check_groups, groups_in_order
-from bequest.evaluation.image_data import LABEL, class_names, fingerprint, read_images
+from bequest.evaluation.image_classes import ClassMap, match_classes, read_groups
+from bequest.evaluation.image_data import aligned, class_names, fingerprint, read_images
 from bequest.training.run_folder import check_run_folder
 from bequest.training.vision_config import ImageConfig, check_images
-from bequest.training.vision_data import ImageBatches, PixelValues
-from bequest.training.vision_model import ImageClassifier, last_linear, load_classifier, state_hash
+from bequest.training.vision_data import ImageBatches
+from bequest.training.vision_model import ImageClassifier, state_hash
+from bequest.training.vision_source import ImageSource, load_source
 from bequest.training.vision_stages import (
     BODY_DEFAULTS,
     HEAD_DEFAULTS,
@@ -37,24 +37,32 @@ class ImagePlan:
     """What was asked."""
     target: Path
     """Where the finished model goes."""
-    start: ImageClassifier
-    """The pre-trained model with its original head."""
-    processor: Any
-    """From images to its pixels."""
+    source: ImageSource
+    """The pre-trained model and where it came from."""
     train: Dataset
     """The training images."""
     test: Dataset | None
     """The test images."""
     retention: Dataset | None
     """What is measured for forgetting."""
-    groups: list[list[int]] | None
-    """The original head's classes for each class of `retention`; None if they are the same."""
+    classes: ClassMap | None
+    """The original head's classes for each class of `retention`."""
     body_args: TrainingArguments
     """Of the training of the whole model."""
     head_args: TrainingArguments
     """Of the trainings of the head."""
     identity: dict[str, Any]
     """What the result depends on."""
+
+    @property
+    def start(self) -> ImageClassifier:
+        """The pre-trained model with its original head."""
+        return self.source.classifier
+
+    @property
+    def processor(self) -> Any:
+        """From images to its pixels."""
+        return self.source.processor
 
     @property
     def device(self) -> torch.device:
@@ -90,88 +98,69 @@ def plan_images(config: ImageConfig, *, network: nn.Module | None = None) -> Ima
     folders = tuple(path for path in read if path.is_dir())
     target = check_target(config.out, overwrite=config.overwrite, inputs=folders)
     check_run_folder(config.run_folder, target)
-    data = config.data
-    if network is not None:
-        if config.size is None:
-            raise InputError("size is missing; give the pixels a side that the network reads")
-        start = ImageClassifier(network, config.head or last_linear(network)).eval()
-        processor: Any = PixelValues(config.size, config.mean, config.std)
-    else:
-        start, processor = load_classifier(config)
+    source = load_source(config, network)
     head_args = stage_arguments(
         config.head_training, HEAD_DEFAULTS, seed=config.seed, folder=config.run_folder
     )
     body_args = stage_arguments(
         config.training, BODY_DEFAULTS, seed=config.seed, folder=config.run_folder
     )
-    train = read_images(
-        data.train, data.split, image=data.image, label=data.label, field="data.train"
-    )
-    test = None
-    if data.eval is not None or data.eval_split is not None:
-        split = data.eval_split or data.split
-        test = read_images(
-            data.eval or data.train, split, image=data.image, label=data.label, field="data.eval"
-        )
-        test = _aligned(test, train)
-    retention, groups = _retention(config, start)
+    train, test = _images(config)
+    retention, classes = _retention(config, source)
     return ImagePlan(
         config=config,
         target=target,
-        start=start,
-        processor=processor,
+        source=source,
         train=train,
         test=test,
         retention=retention,
-        groups=groups,
+        classes=classes,
         body_args=body_args,
         head_args=head_args,
-        identity=_identity(config, start, processor, train),
+        identity=_identity(config, source, train),
     )
 
 
-def _aligned(rows: Dataset, train: Dataset) -> Dataset:
-    """Number the classes of the test images as those of the training images, by name."""
-    numbers = {name: number for number, name in enumerate(class_names(train))}
-    unknown = [name for name in class_names(rows) if name not in numbers]
-    if unknown:
-        raise InputError(f"data.eval has the class {unknown[0]!r}, which data.train has not")
-    return rows.align_labels_with_mapping(numbers, LABEL)
+def _images(config: ImageConfig) -> tuple[Dataset, Dataset | None]:
+    """Read the images to train on and to test on."""
+    data = config.data
+    train = _read(config, data.train, data.split, "data.train")
+    if data.eval is None and data.eval_split is None:
+        return train, None
+    read = _read(config, data.eval or data.train, data.eval_split, "data.eval")
+    test = aligned(read, class_names(train), "data.eval", "data.train")
+    if len(test) == len(train) and fingerprint(test) == fingerprint(train):
+        raise InputError(
+            "data.eval names the very images that are trained on, which test nothing; name others, "
+            "or another eval_split"
+        )
+    return train, test
 
 
-def _retention(
-    config: ImageConfig, start: ImageClassifier
-) -> tuple[Dataset | None, list[list[int]] | None]:
+def _read(config: ImageConfig, source: str, split: str | None, field: str) -> Dataset:
+    columns = config.data
+    return read_images(source, split, image=columns.image, label=columns.label, field=field)
+
+
+def _retention(config: ImageConfig, source: ImageSource) -> tuple[Dataset | None, ClassMap | None]:
     asked = config.retention
     if asked.data is None:
         return None, None
-    rows = read_images(
-        asked.data,
-        asked.split,
-        image=config.data.image,
-        label=config.data.label,
+    rows = _read(config, asked.data, asked.split, "retention.data")
+    groups = None if asked.groups is None else read_groups(asked.groups, "retention.groups")
+    classes = match_classes(
+        source.classes,
+        class_names(rows),
+        groups,
         field="retention.data",
+        option="retention.groups",
+        model="the original head",
     )
-    classes = start.head.out_features
-    if asked.groups is None:
-        if len(class_names(rows)) != classes:
-            raise InputError(
-                f"retention.data has {len(class_names(rows))} classes and the original head "
-                f"{classes}; give retention.groups, which says what belongs to what"
-            )
-        return rows, None
-    try:
-        groups = json.loads(Path(asked.groups).expanduser().read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"retention.groups {asked.groups} cannot be read: {error}") from error
-    ordered = groups_in_order(groups, class_names(rows))
-    check_groups(ordered, classes)
-    return rows, ordered
+    return rows, classes
 
 
-def _identity(
-    config: ImageConfig, start: ImageClassifier, processor: Any, train: Dataset
-) -> dict[str, Any]:
+def _identity(config: ImageConfig, source: ImageSource, train: Dataset) -> dict[str, Any]:
+    start, processor = source.classifier, source.processor
     pixels = processor.to_dict() if hasattr(processor, "to_dict") else dict(_plain(processor))
     return {
         "model": {"weights": state_hash(start), "head": start.head_name, "pixels": repr(pixels)},

@@ -123,7 +123,7 @@ def _body(
         trained, log = train_body(
             probe,
             plan.train,
-            ImageBatches(plan.processor, plan.config.augment),
+            ImageBatches(plan.processor, plan.config.augment, plan.config.seed),
             plan.body_args,
             temperature=temperature if weighted else None,
             l2=method.l2,

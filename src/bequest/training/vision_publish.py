@@ -1,28 +1,22 @@
-"""What fine-tuning on images leaves: the model, what its old head needs, and what was measured."""
+"""What fine-tuning on images is worth: carried out, measured, and handed on to be published."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from safetensors.torch import save_file
 
-from bequest import __version__
-from bequest.checkpoints.lineage import command_line
-from bequest.checkpoints.publish import staged_folder
 from bequest.evaluation.image_accuracy import (
     Flags,
     Floats,
     cross_entropies,
-    group_scores,
     hardest,
     is_right,
 )
-from bequest.evaluation.image_data import class_names, labels_of
-from bequest.evaluation.image_models import ORIGINAL
-from bequest.results import Section, write_results
+from bequest.evaluation.image_data import labels_of
+from bequest.results import Section
+from bequest.training.vision_folder import publish
 from bequest.training.vision_model import ImageClassifier, restored
 from bequest.training.vision_plan import ImagePlan
 from bequest.training.vision_protocol import Stages, Tell, run_stages
@@ -76,7 +70,7 @@ def finetune_images(plan: ImagePlan, *, tell: Tell = lambda _: None) -> ImageRun
     stages = run_stages(plan, tell=tell)
     accuracies = measure(plan, stages)
     sections = sections_of(accuracies, stages)
-    publish(plan, stages, sections)
+    publish(plan, stages.final, stages.temperature, sections)
     return ImageRun(
         model=stages.final,
         temperature=stages.temperature,
@@ -125,11 +119,9 @@ def on_retention(plan: ImagePlan, model: ImageClassifier) -> Flags:
         model: with any head; the original one and BatchNorm's original weights and statistics are
             used.
     """
-    assert plan.retention is not None
+    assert plan.retention is not None and plan.classes is not None
     scores = plan.read(restored(model, plan.start), plan.retention).double().numpy()
-    if plan.groups is not None:
-        scores = group_scores(scores, plan.groups)
-    return is_right(scores, labels_of(plan.retention))
+    return plan.classes.right(scores, labels_of(plan.retention))
 
 
 def sections_of(accuracies: Accuracies, stages: Stages) -> list[Section]:
@@ -166,47 +158,6 @@ def sections_of(accuracies: Accuracies, stages: Stages) -> list[Section]:
         data = {"x_label": "step", "y_label": "loss, weighted (nats)", "series": [series]}
         sections.append(Section(title="Loss", type="lines", data=data))
     return sections
-
-
-def publish(plan: ImagePlan, stages: Stages, sections: list[Section]) -> None:
-    """Write the model's folder: `from_pretrained` loads it, or it holds a state dict.
-
-    Args:
-        plan: of the run.
-        stages: what it left.
-        sections: of `results.json`.
-
-    Raises:
-        StorageError: the disk is full or failed.
-    """
-    network: Any = stages.final.network
-    names = class_names(plan.train)
-    start = plan.start
-    kept = {
-        key.removeprefix("network."): value.contiguous()
-        for key, value in start.state_dict().items()
-        if start.is_of_head(key) or key in start.normalization_keys()
-    }
-    with staged_folder(plan.target, overwrite=plan.config.overwrite) as folder:
-        if hasattr(network, "save_pretrained"):
-            network.config.id2label = dict(enumerate(names))
-            network.config.label2id = {name: number for number, name in enumerate(names)}
-            network.save_pretrained(folder)
-            if hasattr(plan.processor, "save_pretrained"):
-                plan.processor.save_pretrained(folder)
-        else:
-            state = {key: value.contiguous() for key, value in network.state_dict().items()}
-            save_file(state, folder / "model.safetensors")
-        save_file(kept, folder / ORIGINAL)
-        told = {
-            "schema_version": 1,
-            "operation": "finetune",
-            "command": command_line(),
-            "versions": {"bequest": __version__},
-            "settings": {**plan.identity, "temperature": stages.temperature, "classes": names},
-        }
-        (folder / "bequest.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-        write_results(folder, command_line(), sections)
 
 
 def _mean(right: Flags | None) -> float | None:

@@ -14,10 +14,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from bequest.errors import InputError
 from bequest.training.training_arguments import make_arguments, read_training
+from bequest.training.vision_data import ROW, ImageBatches
 from bequest.training.vision_model import ImageClassifier
 from bequest.training.weighted_trainer import WeightedTrainer
 
@@ -55,6 +64,7 @@ _OURS = {
     "resume_from_checkpoint": "run the same command again, and it goes on by itself",
     "save_only_model": "a run without its optimizer cannot be resumed; leave it out",
     "remove_unused_columns": "images are collated from all of them; leave it out",
+    "dataloader_persistent_workers": "they would repeat an epoch's augmentation; leave it out",
     "eval_strategy": "the test images are read once, at the end; leave it out",
     "label_smoothing_factor": "it would bypass the weights; leave it out",
     "load_best_model_at_end": "the last weights are taken; leave it out",
@@ -194,7 +204,7 @@ class _BodyTrainer(WeightedTrainer):
 def train_body(
     start: ImageClassifier,
     rows: Rows,
-    collate: Collate,
+    collate: ImageBatches,
     args: TrainingArguments,
     *,
     temperature: float | None,
@@ -221,12 +231,27 @@ def train_body(
     if temperature is not None:
         how = {"reference_model": copy.deepcopy(start), "temperature": temperature}
     passing = collate if temperature is not None else _WithWeight(collate)
-    trainer = _BodyTrainer(model, args, passing, rows, l2=l2, **how)
+    numbered = rows.add_column(ROW, np.arange(len(rows)))
+    trainer = _BodyTrainer(model, args, passing, numbered, l2=l2, **how)
+    trainer.add_callback(_Epochs(collate))
     # Not what a module's sub-modules say of their own forward: ours takes these two.
     trainer.label_names = ["labels"]
     _silence(trainer)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     return model.cpu().eval(), list(trainer.state.log_history)
+
+
+class _Epochs(TrainerCallback):
+    """Tells what collates which epoch begins, or goes on after a resume."""
+
+    def __init__(self, collate: ImageBatches) -> None:
+        self._collate = collate
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        # Called before the loader copies what collates into its workers.
+        self._collate.epoch = int(state.epoch or 0)
 
 
 class _WithWeight:

@@ -152,6 +152,7 @@ class WeightedTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Compute the weighted loss while training and Trainer's own in evaluation."""
+        counted = _batch_size(inputs) if self.model.training else 0
         weights = inputs.pop(WEIGHT, None)
         if not self.model.training:
             # Without a count Trainer divides by nothing that not every model would accept.
@@ -168,6 +169,11 @@ class WeightedTrainer(Trainer):
             raise InputError(
                 f"sample_losses gave the shape {tuple(losses.shape)} for {len(weights)} samples; "
                 "give one loss a sample"
+            )
+        if len(losses) != counted:
+            raise InputError(
+                f"sample_losses gave {len(losses)} losses for a batch that counts as {counted} samples; "
+                "let the data_collator make labels with one row a sample"
             )
         items = len(losses) if num_items_in_batch is None else num_items_in_batch
         loss = (losses * weights.to(losses.dtype)).sum() / items
@@ -250,7 +256,9 @@ def _checked_temperature(reference_model: nn.Module | None, temperature: float |
 
 
 def _batch_size(batch: Mapping[str, Any]) -> int:
-    for value in batch.values():
+    """Count the samples: by their weights or labels, for other tensors may hold nodes or pixels."""
+    named = [batch[name] for name in (WEIGHT, "labels") if batch.get(name) is not None]
+    for value in (*named, *batch.values()):
         if torch.is_tensor(value) and value.ndim:
             return len(value)
     raise InputError("a training batch holds no tensor, so its samples cannot be counted")
