@@ -12,10 +12,11 @@ from pathlib import Path
 
 from bequest.checkpoints.lineage import command_line
 from bequest.errors import InputError
+from bequest.evaluation.config import EvaluateConfig
 from bequest.evaluation.items import ItemScores
 from bequest.evaluation.models import Candidate, LoadedModel
 from bequest.evaluation.paired import Comparison, Group, compare_all
-from bequest.evaluation.plan import EvaluateConfig, EvaluationPlan, Task, plan_evaluation
+from bequest.evaluation.plan import EvaluationPlan, Task, plan_evaluation
 from bequest.evaluation.sections import appendix, notes_on, sections_of
 from bequest.results import Section, write_results
 
@@ -109,6 +110,8 @@ def carry_out(
 
     join_processes()
     # Every process must take the same way, and only the first one's view of the disk counts.
+    if rank_and_size()[0] == 0:
+        plan.contents.keep()
     missing = from_first([(c.identity, t.fingerprint) for c, t in plan.missing()])
     for candidate in plan.candidates:
         left = [t for t in plan.tasks if (candidate.identity, t.fingerprint) in missing]
