@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -16,8 +18,9 @@ import bequest
 from bequest.errors import InputError
 from bequest.evaluation import contents
 from bequest.evaluation.contents import ContentHashes
+from bequest.evaluation.held_out import HeldOutText
 from bequest.evaluation.models import LoadedModel, find_candidates
-from training.tiny_images import write_model
+from training.tiny_images import write_model, write_parquet
 from training.tiny_sft import save_model
 
 MATRIX = "model.layers.1.mlp.down_proj.weight"
@@ -69,6 +72,37 @@ def test_a_quantized_model_is_judged_before_lm_eval_runs_it(tmp_path: Path) -> N
     (candidate,) = find_candidates([str(folder)])
     with pytest.raises(InputError, match=MATRIX):
         _ = LoadedModel(candidate, batch_size="4").harness
+
+
+def test_a_model_that_gives_no_numbers_gets_no_score(tmp_path: Path) -> None:
+    before = save_model(tmp_path / "before")
+
+    def broken(state: dict[str, torch.Tensor]) -> None:
+        state[MATRIX][:] = torch.nan
+
+    after = edited(save_model(tmp_path / "after"), broken)
+    texts = tmp_path / "t.jsonl"
+    texts.write_text('{"text": "some text"}\n{"text": "more text"}\n')
+    with pytest.raises(InputError, match=r"model after .* not finite on 2 of 2 items"):
+        bequest.evaluate(before, after, texts=texts)
+    assert HeldOutText(texts)(after) == math.inf > HeldOutText(texts)(before)
+    if importlib.util.find_spec("lm_eval"):
+        questions = tmp_path / "q.jsonl"
+        questions.write_text('{"question": "?", "choices": ["a", "b"], "answer": 0}\n' * 3)
+        with pytest.raises(InputError, match=r"model after .* 3 of 3 items of q"):
+            bequest.evaluate(before, after, tasks=[str(questions)])
+
+
+def test_an_image_model_that_gives_no_numbers_gets_no_score(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "images.parquet", 12, seed=1)
+    before, after = (write_model(tmp_path / name, "vit", 3) for name in ("before", "after"))
+
+    def broken(state: dict[str, torch.Tensor]) -> None:
+        state["classifier.bias"][0] = torch.nan
+
+    edited(after, broken)
+    with pytest.raises(InputError, match=r"model after .* not finite"):
+        bequest.evaluate(before, after, images=[str(tmp_path / "images.parquet")])
 
 
 def identity(folder: Path, hashes: ContentHashes | None = None) -> str:

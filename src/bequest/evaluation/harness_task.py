@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bequest.errors import InputError, explained
-from bequest.evaluation.items import ItemScores, numbered
+from bequest.evaluation.items import ItemScores, numbered, require_finite
 from bequest.evaluation.local_data import SUFFIXES, write_task
 from bequest.evaluation.models import Candidate, LoadedModel
 
@@ -128,7 +129,12 @@ class HarnessTask:
                 bootstrap_iters=0,
                 log_samples=True,
             )
-        return None if found is None else self._scores(found)
+        if found is None:
+            return None
+        samples = [sample for own_name in self._tasks for sample in found["samples"][own_name]]
+        is_finite = [_is_finite(sample["resps"]) for sample in samples]
+        require_finite(is_finite, model=model.candidate.label, task=self.name)
+        return self._scores(found)
 
     def _prepare(self, task: Any) -> None:
         """Set examples and seeds as `lm_eval.simple_evaluate` does.
@@ -209,6 +215,13 @@ class HarnessTask:
                 f"task {self.name}: its {metric} is not the mean over items, so it cannot be "
                 f"paired item by item; name another metric, as {self.name}:METRIC"
             )
+
+
+def _is_finite(answer: Any) -> bool:
+    """Whether no log-likelihood in a model's answers is NaN: the likeliest of those is any."""
+    if isinstance(answer, list | tuple):
+        return all(map(_is_finite, answer))
+    return not (isinstance(answer, float) and math.isnan(answer))
 
 
 def load_tasks(

@@ -17,7 +17,7 @@ from bequest.errors import InputError
 from bequest.evaluation.image_accuracy import group_scores, is_right
 from bequest.evaluation.image_data import IMAGE, class_names, contents, labels_of, read_images
 from bequest.evaluation.image_models import class_numbers, load_processor
-from bequest.evaluation.items import ItemScores, numbered
+from bequest.evaluation.items import ItemScores, numbered, require_finite
 from bequest.evaluation.models import Candidate, LoadedModel
 from bequest.losses.processes import add_up, rank_and_size, share_of
 from bequest.losses.spool import Spool, finished_batches
@@ -110,7 +110,7 @@ class ImageTask:
             scratch: a folder for unfinished work, taken up by the next call.
 
         Raises:
-            InputError: the model does not load.
+            InputError: the model does not load, or its logits are not finite.
         """
         rank, size = rank_and_size()
         numbers = class_numbers(model.candidate, self.classes, self.groups, self._field)
@@ -131,6 +131,8 @@ class ImageTask:
                 with Spool(folder, rank, header) as spool:
                     spool.append(start, found)
         add_up(right)
+        is_finite = np.isfinite(right.numpy())
+        require_finite(is_finite, model=model.candidate.label, task=self.name)
         return ItemScores(
             task=self.name,
             metric="accuracy",
@@ -144,7 +146,7 @@ class ImageTask:
     def _found(
         self, model: LoadedModel, starts: Sequence[int], numbers: list[list[int]], progress: bool
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Yield the first row of each batch, and which of its images are right."""
+        """Yield the first row of each batch, and which of its images are right; NaN: none can be."""
         if not starts:
             return
         network: Any = model.classifier
@@ -159,7 +161,9 @@ class ImageTask:
                 right = is_right(scores, np.array([row[0] for row in numbers])[labels])
             else:
                 right = is_right(group_scores(scores, numbers), labels)
-            yield start, right.astype(np.float32)
+            # The best of logits that are no numbers is whichever stands first.
+            sound = np.isfinite(scores).all(axis=1)
+            yield start, np.where(sound, right, np.nan).astype(np.float32)
 
 
 def read_groups(path: str) -> Groups:
