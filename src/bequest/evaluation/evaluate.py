@@ -69,11 +69,12 @@ def evaluate(
     """
     files = [texts] if isinstance(texts, str | Path) else texts
     listed: dict[str, object] = {"tasks": tasks, "generate": generate}
-    listed |= {name: options[name] for name in ("images", "image_classes") if name in options}
+    names = ("images", "image_classes", "target")
+    listed |= {name: options[name] for name in names if name in options}
     for name, value in listed.items():
         if isinstance(value, str):
             raise InputError(f"{name} must be a sequence of names, got one str; pass [{name}]")
-    for name in ("images", "image_classes"):
+    for name in names:
         if name in options:
             options[name] = tuple(map(str, listed[name]))  # type: ignore[call-overload]
     known = set(EvaluateConfig.__dataclass_fields__)
