@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from bequest.errors import InputError
 from bequest.evaluation.items import ItemScores, numbered
+from bequest.evaluation.kept import KeptAnswers
 from bequest.evaluation.models import Candidate, LoadedModel
 from bequest.losses.processes import add_up, rank_and_size, share_of
 
@@ -95,7 +96,7 @@ class GenerationTask:
                 "template; leave --chat out"
             )
         rank, size = rank_and_size()
-        answers = _Answers(scratch, rank)
+        answers = KeptAnswers(scratch, rank, "answers")
         solved = torch.zeros(len(self._problems), dtype=torch.float64)
         # Prompts of like length beside each other, the longest first, so that memory runs out early.
         order = sorted(range(len(self._prompts)), key=lambda row: -len(self._prompts[row]))
@@ -105,7 +106,8 @@ class GenerationTask:
         with bar:
             for start in range(0, len(left), self._batch_size):
                 rows = left[start : start + self._batch_size]
-                answers.keep(rows, self._answer(model, [self._prompts[row] for row in rows]))
+                written = self._answer(model, [self._prompts[row] for row in rows])
+                answers.keep(zip(rows, written, strict=True))
                 bar.update(len(rows))
         for row in mine:
             solved[row] = float(self._is_solved(answers.found[row], self._problems[row]))
@@ -158,31 +160,6 @@ class GenerationTask:
         )
         texts: list[str] = tokenizer.batch_decode(written[:, width:], skip_special_tokens=True)
         return texts
-
-
-class _Answers:
-    """What was written so far, one JSON line an answer; a line that is not whole does not count."""
-
-    def __init__(self, folder: Path | None, rank: int) -> None:
-        self.found: dict[int, str] = {}
-        self._file = None if folder is None else folder / f"rank-{rank}.answers.jsonl"
-        for file in () if folder is None else sorted(folder.glob("rank-*.answers.jsonl")):
-            for line in file.read_text(encoding="utf-8").splitlines():
-                try:
-                    row, text = json.loads(line)
-                except ValueError:
-                    continue
-                self.found[row] = text
-
-    def keep(self, rows: Sequence[int], texts: Sequence[str]) -> None:
-        """Keep some answers."""
-        self.found.update(zip(rows, texts, strict=True))
-        if self._file is not None:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with self._file.open("a", encoding="utf-8") as file:
-                # A newline first: what a killed run left half-written stays a line of its own.
-                lines = (f"\n{json.dumps(pair)}" for pair in zip(rows, texts, strict=True))
-                file.write("".join(lines) + "\n")
 
 
 def extract_answer(written: str) -> str:

@@ -179,7 +179,7 @@ class LoadedModel:
         self, candidate: Candidate, *, batch_size: str, trust_remote_code: bool = False
     ) -> None:
         self.candidate = candidate
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._trust = trust_remote_code
 
     @cached_property
@@ -257,7 +257,7 @@ class LoadedModel:
                 dtype=self.candidate.dtype,
                 softmax_dtype="float32",
                 device=str(device()),
-                batch_size=self._batch_size,
+                batch_size=self.batch_size,
                 trust_remote_code=self._trust,
             )
 
