@@ -8,7 +8,7 @@ import pytest
 from bequest.evaluation.bootstrap import sign_flip_test
 from bequest.evaluation.items import ItemScores
 from bequest.evaluation.paired import Group, Statistics, compare_all
-from bequest.evaluation.power import _student_quantile, smallest_mean_difference
+from bequest.evaluation.power import smallest_mean_difference, student_quantile
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_items_that_do_not_differ_could_show_nothing() -> None:
 def test_students_quantiles_are_those_of_the_tables(
     probability: float, freedom: int, value: float
 ) -> None:
-    assert _student_quantile(probability, freedom) == pytest.approx(value, rel=3e-3)
+    assert student_quantile(probability, freedom) == pytest.approx(value, rel=3e-3)
 
 
 @pytest.mark.parametrize("runs", [1, 2])

@@ -39,7 +39,9 @@ def smallest_mean_difference(
     level = _reached_level(changed, alpha)
     if level == 0:
         return None
-    return _standard_errors(changed, level, power) * standard_error(differences, sizes)
+    freedom = changed - 1
+    needed = standard_errors_needed(student_quantile(1 - level / 2, freedom), freedom, power)
+    return None if needed is None else needed * standard_error(differences, sizes)
 
 
 def _reached_level(count: int, alpha: float) -> float:
@@ -50,26 +52,37 @@ def _reached_level(count: int, alpha: float) -> float:
     return math.floor(alpha * ways) / ways
 
 
-def _standard_errors(count: int, level: float, power: float) -> float:
-    """How many standard errors, as they are estimated, a difference must have.
+def standard_errors_needed(quantile: float, freedom: float, power: float) -> float | None:
+    """Return how many standard errors, as they are estimated, a difference must have to be found.
 
-    With `t` the quantile of Student's t at `1 - level / 2`, the test finds a difference of `c`
-    estimated standard errors if `Z + c S > t S'`: Z is normal, S and S' are the estimates here and
-    in the repetition, each with mean `c4` and variance `1 - c4^2` around a true error of 1. Taken
-    as normal, that has the probability `power` where
+    A test that calls `Z + c > t` standard errors a difference finds one of `c` estimated standard
+    errors if `Z + c S > t S'`: Z is normal, S and S' are the estimates here and in a repetition,
+    each with mean `c4` and variance `1 - c4^2` around a true error of 1. Taken as normal, that has
+    the probability `power` where
 
         (c - t) c4 = z(power) sqrt(1 + (c^2 + t^2) (1 - c4^2)).
+
+    Args:
+        quantile: t, from which on the test calls a difference, in standard errors.
+        freedom: degrees of freedom of the standard error.
+        power: probability of finding it.
+
+    Returns:
+        c; None if the standard error is so uncertain that none is found with this power.
     """
-    freedom = count - 1
-    t, z = _student_quantile(1 - level / 2, freedom), _NORMAL.inv_cdf(power)
-    c4 = math.sqrt(2 / freedom) * math.exp(math.lgamma(count / 2) - math.lgamma(freedom / 2))
+    t, z = quantile, _NORMAL.inv_cdf(power)
+    c4 = math.sqrt(2 / freedom) * math.exp(
+        math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)
+    )
     scatter = z * z * (1 - c4 * c4)
-    # The larger root for a power above one half, the smaller below.
     a, b, c = c4 * c4 - scatter, t * c4 * c4, t * t * (c4 * c4 - scatter) - z * z
+    if a <= 0:
+        return None
+    # The larger root for a power above one half, the smaller below.
     return (b + math.copysign(math.sqrt(b * b - a * c), z)) / a
 
 
-def _student_quantile(probability: float, freedom: int) -> float:
+def student_quantile(probability: float, freedom: float) -> float:
     """Student's t by its distance from the normal; Abramowitz and Stegun, 26.7.5."""
     x = _NORMAL.inv_cdf(probability)
     terms = (
@@ -78,4 +91,4 @@ def _student_quantile(probability: float, freedom: int) -> float:
         (3 * x**7 + 19 * x**5 + 17 * x**3 - 15 * x) / 384,
         (79 * x**9 + 776 * x**7 + 1482 * x**5 - 1920 * x**3 - 945 * x) / 92160,
     )
-    return x + sum(term / float(freedom) ** order for order, term in enumerate(terms, start=1))
+    return x + sum(term / freedom**order for order, term in enumerate(terms, start=1))
