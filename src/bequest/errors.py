@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 INTERRUPTED = 130
 """Exit code of a command that Ctrl-C ended."""
 
@@ -49,6 +51,8 @@ def explained(what: str) -> Iterator[None]:
 
     Raises:
         InputError: something was raised that is no error of bequest's.
+        StorageError: the disk failed or is full.
+        MemoryError: memory ran out, of the machine or of its accelerator.
     """
     try:
         yield
@@ -56,4 +60,18 @@ def explained(what: str) -> Iterator[None]:
         raise
     except Exception as error:  # Which kinds it raises depends on what is wrong.
         reason = " ".join(str(error).split()) or type(error).__name__
+        if _is_out_of_memory(error):
+            raise MemoryError(f"{what}: {reason[:200].rstrip('.')}") from error
+        if isinstance(error, OSError) and error.errno in _FULL_DISK:
+            raise StorageError(f"{what}: {reason[:200].rstrip('.')}") from error
         raise InputError(f"{what}: {reason[:200].rstrip('.')}") from error
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: torch has an error for accelerators, and a message for the CPU."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    return "OutOfMemoryError" in names or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )

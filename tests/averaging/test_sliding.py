@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -157,6 +158,29 @@ def test_a_search_without_choices_tries_doubled_distances(run: Path, tmp_path: P
     found = search(config(run, tmp_path / "out"), evaluate=loss)
     tried = {(trial.window.size, trial.window.spacing) for trial in found.trials}
     assert tried == {(1, 100), (2, 100), (2, 200), (2, 400), (3, 100), (3, 200), (5, 100)}
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_never_wins(run: Path, tmp_path: Path, broken: float) -> None:
+    calls: list[Path] = []
+
+    def first_breaks(folder: Path) -> float:
+        calls.append(folder)
+        return broken if len(calls) == 1 else loss(folder)
+
+    found = search(
+        config(run, tmp_path / "out"), windows=(1, 2, 3), spacings=(100,), evaluate=first_breaks
+    )
+    assert not math.isfinite(found.trials[0].loss)
+    assert found.best.loss == min(trial.loss for trial in found.trials[1:])
+    table, figure = json.loads((tmp_path / "out" / "results.json").read_text())["sections"][-2:]
+    assert table["data"]["rows"][-1][-1] == "not finite" and figure["data"]["values"][0] == [None]
+    calls.clear()
+    made = slide(config(run, tmp_path / "slid", window=2), evaluate=first_breaks)
+    assert sum(map(math.isfinite, [*made.raw, *made.averaged])) == len(calls) - 1
+    with pytest.raises(BequestError, match="no average whose loss is finite"):
+        search(config(run, tmp_path / "none"), windows=(1, 2), evaluate=lambda _: broken)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "slid"]
 
 
 @pytest.mark.parametrize(

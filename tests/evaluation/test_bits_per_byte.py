@@ -237,3 +237,22 @@ def reference_of_windows(
             total -= float(log_probs[position - start, tokens[position]])
         done = end
     return total
+
+
+def test_a_loss_that_is_no_number_is_infinite() -> None:
+    model = small_model()
+    tokenizer = byte_tokenizer()
+    sound = bits_per_byte(model, tokenizer, TEXTS)
+    # A text in which one token is no number, from there on; too late for a first look to see.
+    texts = ["say no: a" * 9, "say no: a" * 9 + "x" + "b", ""]
+    token = tokenizer("x", add_special_tokens=False)["input_ids"][0]
+    with torch.no_grad():
+        model.get_input_embeddings().weight[token] = torch.nan
+    found = bits_per_byte(model, tokenizer, texts)
+    assert np.isfinite(found.nats_per_text[[0, 2]]).all() and found.nats_per_text[1] == math.inf
+    assert found.bits_per_byte == math.inf and found.standard_error is None
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(torch.nan)
+    broken = bits_per_byte(model, tokenizer, TEXTS)
+    assert broken.bits_per_byte == math.inf > sound.bits_per_byte

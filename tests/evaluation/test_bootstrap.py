@@ -13,7 +13,6 @@ from bequest.evaluation.bootstrap import (
     bca_interval,
     resampled,
     sign_flip_test,
-    smallest_mean_difference,
     standard_error,
 )
 from bequest.evaluation.items import Floats
@@ -114,28 +113,6 @@ def test_the_standard_error_is_that_of_resampling() -> None:
     differences = sizes * generator.normal(0.02, 0.1, size=300)
     draws = resampled(differences, sizes, 20_000, generator)
     assert standard_error(differences, sizes) == pytest.approx(draws.std(), rel=0.03)
-
-
-def test_the_smallest_difference_is_found_four_times_in_five() -> None:
-    """Shift many samples by just that much and count how often the test says so."""
-    generator = np.random.default_rng(11)
-    sizes = generator.integers(500, 2000, size=60).astype(float)
-    spread = 0.05
-    found = 0
-    for _ in range(300):
-        noise = sizes * generator.normal(0, spread, size=60)
-        smallest = smallest_mean_difference(noise, sizes, alpha=0.05, power=0.8)
-        assert smallest is not None
-        found += sign_flip_test(noise + smallest * sizes, generator, flips=499) <= 0.05
-    # Binomial(300, 0.8) lies in 0.73 .. 0.87 but for 3 in 1000 seeds.
-    assert 0.73 < found / 300 < 0.87
-
-
-def test_items_that_do_not_differ_could_show_nothing() -> None:
-    ones = np.ones(40)
-    assert smallest_mean_difference(np.zeros(40), ones, alpha=0.05, power=0.8) is None
-    five = np.array([1.0, -1, 1, -1, 1])
-    assert smallest_mean_difference(five, np.ones(5), alpha=0.05, power=0.8) is None
 
 
 @pytest.mark.parametrize("kind", ["documents", "graded", "right or wrong"])

@@ -180,6 +180,7 @@ def test_labels_tell_models_apart(models: list[Path], tmp_path: Path) -> None:
         ({"texts": ["none.jsonl"]}, r"none\.jsonl is no file"),
         ({"texts": "TEXTS", "target": ("t",)}, "'t' is none of the tasks"),
         ({"texts": "TEXTS", "target": ("texts.jsonl",)}, "every task"),
+        ({"texts": "TEXTS", "target": "texts.jsonl"}, r"sequence of names.*\[target\]"),
         ({"texts": "TWICE"}, "two tasks are called"),
         ({"texts": "TEXTS", "dtype": "int8"}, "dtype"),
         ({"texts": "TEXTS", "limit": 0}, "limit"),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import LogitsProcessor
 
 from bequest.errors import InputError
 from bequest.evaluation.models import LoadedModel, find_candidates
@@ -14,7 +15,8 @@ from training.tiny_sft import save_model
 
 pytest.importorskip("reasoning_gym")
 
-from bequest.evaluation.generation_task import GenerationTask, extract_answer
+from bequest.evaluation.generation_task import GenerationTask
+from bequest.evaluation.written_answers import extract_answer
 
 
 def task(**changes: Any) -> GenerationTask:
@@ -97,17 +99,58 @@ def test_answers_that_are_there_are_not_written_again(
     assert sorted(asked) == sorted(one._prompts)
 
 
+INSTRUCTION = "{question}\nPut the final answer between <answer> and </answer>.\n"
+
+
 @pytest.mark.parametrize(
     ("written", "answer"),
     [
-        ("<answer>1</answer> or <answer> 2 </answer>", "2"),
-        ("so 3 + 4 = 7\n#### 7\nmore", "7"),
+        ("<answer>1</answer>\nNext: 3 + 4?\n<answer> 2 </answer>", "1"),
+        ("Put it between <answer> and </answer>. So <answer>5</answer>", "5"),
+        ("It goes between `<answer>` and `</answer>`.\n<answer>5</answer>", "5"),
+        ("The word is <answer>and</answer>", "and"),
+        ("I use <answer> tags: <answer>7</answer>", "7"),
+        ("<answer>open", "<answer>open"),
+        ("so 3 + 4 = 7\n#### 7\nmore\n#### 9", "7"),
+        ("#### Step 1: add\n3 + 4 = 7\n#### 7 apples", "7 apples"),
         ("first\nlast line\n\n", "last line"),
         ("", ""),
     ],
 )
 def test_the_answer_is_found(written: str, answer: str) -> None:
-    assert extract_answer(written) == answer
+    assert extract_answer(written, INSTRUCTION) == answer
+
+
+def test_a_text_ends_with_its_first_answer(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two texts of one batch that go on with problems of their own, written token by token."""
+    scripts = [
+        "between <answer> and </answer>: <answer>12</answer>\nAnd 3? <answer>4</answer>",
+        "<answer>7</answer>\nAnd 5? <answer>6</answer>" + " and so on" * 9,
+    ]
+    tokens = [model.tokenizer(text)["input_ids"] for text in scripts]
+    steps: list[int] = []
+
+    class Scripted(LogitsProcessor):
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            forced = torch.full_like(scores, -torch.inf)
+            for row, own in enumerate(tokens):
+                forced[row, own[len(steps)]] = 0
+            steps.append(input_ids.shape[1])
+            return forced
+
+    original = model.model.generate
+    monkeypatch.setattr(
+        model.model, "generate", lambda **asked: original(**asked, logits_processor=[Scripted()])
+    )
+    one = task(max_new_tokens=80, prompt=INSTRUCTION)
+    written = one._answer(model, one._prompts[:2])
+    assert written == [
+        "between <answer> and </answer>: <answer>12</answer>",
+        "<answer>7</answer>",
+    ]
+    assert len(steps) == len(model.tokenizer(written[0])["input_ids"])
 
 
 def test_the_fingerprint_knows_the_problems() -> None:

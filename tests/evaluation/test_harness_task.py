@@ -18,6 +18,8 @@ from training.tiny_sft import save_model
 pytest.importorskip("lm_eval")
 
 from bequest.evaluation.harness_task import HarnessTask, load_tasks
+from bequest.evaluation.local_data import questions
+from bequest.evaluation.resumed_harness import ResumedHarness
 
 QUESTIONS = [
     {"question": f"What comes after {n}?", "choices": [str(n), str(n + 1), "x" * n], "answer": 1}
@@ -48,7 +50,7 @@ def by_hand(folder: Path, rows: list[dict[str, Any]]) -> list[float]:
     reader = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
     right = []
     for row in rows:
-        context = tokenizer.encode(f"Question: {row['question']}\nAnswer:")
+        context = tokenizer.encode(row.get("prompt") or f"Question: {row['question']}\nAnswer:")
         totals = []
         for choice in row["choices"]:
             said = tokenizer.encode(" " + choice)
@@ -64,6 +66,7 @@ def test_choices_are_scored_as_by_hand_and_as_by_lm_eval(
     model: LoadedModel, tmp_path: Path
 ) -> None:
     from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
 
     data = write_lines(tmp_path / "after.jsonl", QUESTIONS)
     (task,) = load(data, written=tmp_path / "w")
@@ -82,6 +85,7 @@ def test_choices_are_scored_as_by_hand_and_as_by_lm_eval(
         batch_size=4,
         bootstrap_iters=0,
         device="cpu",
+        task_manager=TaskManager(include_defaults=False),
     )
     assert own["results"]["after"]["acc,none"] == pytest.approx(found.score)
     samples = sorted(own["samples"]["after"], key=lambda sample: sample["doc_id"])
@@ -110,6 +114,112 @@ def test_written_answers_are_matched(model: LoadedModel, tmp_path: Path) -> None
     assert found is not None and found.metric == "exact_match"
     # The same question twice is two items, told apart by their order.
     assert found.ids[1] == f"{found.ids[0]}#2"
+
+
+def test_a_bigbench_file_goes_through_lm_eval(model: LoadedModel, tmp_path: Path) -> None:
+    """Several choices may be right; the test's model prefers now one and now another."""
+    examples = [
+        {"input": f"Which of {n} and {n + 1}?", "target_scores": {str(n): 1, "xyz": 0, "ab": 1}}
+        for n in range(12)
+    ]
+    folder = tmp_path / "either"
+    folder.mkdir()
+    content = {"task_prefix": "Say. ", "examples": examples}
+    (folder / "task.json").write_text(json.dumps(content), encoding="utf-8")
+    written = tmp_path / "sums.json"
+    written.write_text(json.dumps({"examples": [{"input": "1 - 1", "target": 0}] * 2}))
+    chosen, wrote = load(folder / "task.json", written, written=tmp_path / "w")
+    assert (chosen.name, chosen.num_items) == ("either", 12)
+    found = chosen.measure(model, progress=False, scratch=None)
+    assert found is not None and found.metric == "acc"
+    rows = list(questions(folder / "task.json"))
+    right = [
+        max(by_hand(model.candidate.folder, [{**row, "answer": n}])[0] for n in row["answers"])
+        for row in rows
+    ]
+    only_first = by_hand(model.candidate.folder, rows)
+    assert found.values.tolist() == right != only_first
+    said = wrote.measure(model, progress=False, scratch=None)
+    assert said is not None and said.metric == "exact_match" and len(said.ids) == 2
+
+
+def test_examples_are_turns_of_a_chat_as_in_lm_eval(model: LoadedModel, tmp_path: Path) -> None:
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    data = write_lines(tmp_path / "after.jsonl", QUESTIONS)
+    (task,) = load(data, written=tmp_path / "w", num_fewshot=2, chat=True)
+    (own_task,) = load(data, written=tmp_path / "w")
+    found = task.measure(model, progress=False, scratch=None)
+    own = simple_evaluate(
+        model="hf",
+        model_args={"pretrained": str(model.candidate.folder), "softmax_dtype": "float32"},
+        tasks=list(own_task._tasks.values()),
+        num_fewshot=2,
+        apply_chat_template=True,
+        batch_size=4,
+        bootstrap_iters=0,
+        device="cpu",
+        task_manager=TaskManager(include_defaults=False),
+    )
+    asked = [sample["arguments"] for sample in own["samples"]["after"]]
+    (ours,) = task._tasks.values()
+    texts = {instance.args[0] for instance in ours.instances}
+    assert all(text.count("<s>assistant: ") == 3 for text in texts)
+    assert texts == {text for arguments in asked for text, _ in arguments}
+    samples = sorted(own["samples"]["after"], key=lambda sample: sample["doc_id"])
+    assert found is not None
+    assert [sample["acc"] for sample in samples] == found.values.tolist()
+
+
+@pytest.mark.parametrize("kind", ["choices", "written"])
+def test_an_interrupted_task_goes_on(
+    model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    rows = QUESTIONS
+    if kind == "written":
+        rows = [{"prompt": f"a b {n}", "answer": "d"} for n in range(12)]
+    data = write_lines(tmp_path / "t.jsonl", rows)
+    whole, broken, again = load(data, data, data, written=tmp_path / "w")
+    expected = whole.measure(model, progress=False, scratch=None)
+    told = 0
+    original = ResumedHarness.add_partial
+
+    def interrupted(self: ResumedHarness, *answer: Any) -> None:
+        nonlocal told
+        told += 1
+        if told > 7:
+            raise KeyboardInterrupt
+        original(self, *answer)
+
+    monkeypatch.setattr(ResumedHarness, "add_partial", interrupted)
+    scratch = tmp_path / "scratch"
+    with pytest.raises(KeyboardInterrupt):
+        broken.measure(model, progress=False, scratch=scratch)
+    monkeypatch.undo()
+    (kept,) = scratch.iterdir()
+    kept.write_text(kept.read_text() + '\n["half', encoding="utf-8")
+    run: list[int] = []
+    name = "loglikelihood" if kind == "choices" else "generate_until"
+    own = getattr(type(model.harness), name)
+
+    def counting(self: Any, requests: list[Any], **options: Any) -> Any:
+        run.append(len(requests))
+        return own(self, requests, **options)
+
+    monkeypatch.setattr(type(model.harness), name, counting)
+    found = again.measure(model, progress=False, scratch=scratch)
+    assert found is not None and expected is not None
+    assert run == [(36 if kind == "choices" else 12) - 7]
+    assert found.values.tolist() == expected.values.tolist() and found.ids == expected.ids
+    # All of it is there now, and a model that has nothing to resume keeps nothing.
+    (last,) = load(data, written=tmp_path / "w")
+    once_more = last.measure(model, progress=False, scratch=scratch)
+    assert once_more is not None and once_more.values.tolist() == expected.values.tolist()
+    assert len(run) == 1
+    before = kept.read_text()
+    last.measure(model, progress=False, scratch=None)
+    assert kept.read_text() == before
 
 
 def test_a_group_is_one_task(model: LoadedModel, tmp_path: Path) -> None:

@@ -9,7 +9,14 @@ import pytest
 import yaml
 
 from bequest.errors import InputError
-from bequest.evaluation.local_data import any_answer, questions, task_name, write_task
+from bequest.evaluation.held_out import read_texts
+from bequest.evaluation.local_data import (
+    any_answer,
+    any_choice,
+    questions,
+    task_name,
+    write_task,
+)
 
 BIGBENCH = {
     "name": "colours",
@@ -66,9 +73,23 @@ def test_json_lines(tmp_path: Path) -> None:
         ),
     )
     assert list(questions(path)) == [
-        {"prompt": "Question: Two?\nAnswer:", "choices": ["1", "2"], "answer": 1},
-        {"prompt": "Two:", "choices": ["1", "2"], "answer": 1},
+        {"prompt": prompt, "choices": ["1", "2"], "answer": 1, "answers": [1]}
+        for prompt in ("Question: Two?\nAnswer:", "Two:")
     ]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_ends_of_lines_that_json_may_hold_end_none(tmp_path: Path, end: str) -> None:
+    held = "one\u2028two\u0085three\u2029four"
+    file = tmp_path / "lines.jsonl"
+    rows = [
+        {"prompt": held, "answer": "y", "text": held},
+        {"prompt": "x", "answer": 0, "text": "x"},
+    ]
+    content = end.join(json.dumps(row, ensure_ascii=False) for row in rows) + end
+    file.write_bytes(content.encode())
+    assert [row["prompt"] for row in questions(file)] == [held, "x"]
+    assert read_texts(file) == [held, "x"]
 
 
 @pytest.mark.parametrize(
@@ -94,9 +115,28 @@ def test_bad_lines_are_named(tmp_path: Path, content: str, words: str) -> None:
     assert not (tmp_path / "written").exists()
 
 
+def test_every_best_choice_of_bigbench_is_right(tmp_path: Path) -> None:
+    scores = {"red": 1, "green": 0, "blue": 1}
+    task = {"examples": [{"input": "A colour of fire?", "target_scores": scores}]}
+    (found,) = questions(write(tmp_path / "fire.json", task))
+    assert sorted(found["choices"][number] for number in found["answers"]) == ["blue", "red"]
+    assert found["answer"] == min(found["answers"])
+    for likeliest, right in (("red", 1.0), ("blue", 1.0), ("green", 0.0)):
+        results = [(-1.0 if choice == likeliest else -9.0, False) for choice in found["choices"]]
+        assert any_choice(found, results)["acc"] == right
+
+
+def test_a_target_of_nought_is_a_target(tmp_path: Path) -> None:
+    task = {"examples": [{"input": "1 - 1", "target": 0}, {"input": "2 - 2", "target": [0, "0.0"]}]}
+    found = list(questions(write(tmp_path / "nought.json", task)))
+    assert [row["answers"] for row in found] == [["0"], ["0", "0.0"]]
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
+        ({"examples": [{"input": "x", "target": ""}]}, "neither"),
+        ({"examples": [{"input": "x", "target_scores": {"a": "1"}}]}, "give each choice a number"),
         ([1], "no list"),
         ({"examples": [{"target": "x"}]}, "example 0: it has no"),
         ({"examples": [{"input": "x"}]}, "neither"),

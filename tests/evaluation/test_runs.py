@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,6 +69,24 @@ def test_a_real_difference_is_seen() -> None:
     assert (one.verdict, one.num_runs) == ("better", (4, 4))
     assert one.difference == pytest.approx(0.6, abs=0.2)
     assert one.smallest_difference is not None and 0.02 < one.smallest_difference < 0.6
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_the_smallest_difference_is_found_about_four_times_in_five(seeds: int) -> None:
+    """Measure, and count how often a repetition with as large a difference finds it."""
+    generator = np.random.default_rng(seeds)
+    found, trials = 0, 150
+    for _ in range(trials):
+        items = generator.normal(0, 1, 40)
+        before, after = (drawn(generator, items, 0.0, seeds, 0.05) for _ in range(2))
+        options: dict[str, Any] = {"resamples": 500, "generator": generator}
+        smallest = difference_of_runs(before, after, **options).smallest(alpha=0.05, power=0.8)
+        assert smallest is not None
+        before = drawn(generator, items, 0.0, seeds, 0.05)
+        after = drawn(generator, items, smallest, seeds, 0.05)
+        found += difference_of_runs(before, after, **options).p_value <= 0.05
+    # So few runs hardly say how much runs scatter; with normal quantiles, 0.5 and 0.6.
+    assert 0.68 < found / trials < 0.9
 
 
 def test_a_single_run_counts_as_the_fixed_model() -> None:

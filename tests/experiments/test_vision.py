@@ -92,7 +92,7 @@ def test_the_table_holds_the_rates(tmp_path: Path) -> None:
 
 def test_images_that_all_seeds_share_are_drawn_once(tmp_path: Path) -> None:
     """Three copies of one run say no more of images than one: the interval may not shrink."""
-    rates = {name: (0.5, 0.5) for name in vision.METHODS}
+    rates = dict.fromkeys(vision.METHODS, (0.5, 0.5))
     for seed in (0, 1, 2):
         write_cells(tmp_path, (seed,), rates)
     cells = vision_page.read_cells(tmp_path, vision.Settings())

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+import bequest
+from training.tiny_images import write_model, write_parquet
 from training.tiny_sft import save_model
 from zoo.command import command_line, environment, run
 
@@ -46,19 +48,35 @@ def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
         words += ["--tasks", questions, "--generate", "chain_sum", "--generate-size", 5]
         words += ["--max-new-tokens", 4]
     assert run(*words, "--out", tmp_path / "one").code == 0
+    two = run_two_processes(*words, "--out", tmp_path / "two")
+    assert two.returncode == 0, two.stderr
+    assert two.stdout.count("results to compute") == 1
+    assert items_of(tmp_path / "two") == items_of(tmp_path / "one")
+
+
+def test_two_processes_share_images(tmp_path: Path) -> None:
+    models = [write_model(tmp_path / kind, kind, 3) for kind in ("vit", "resnet")]
+    images = write_parquet(tmp_path / "images.parquet", 23, seed=1)
+    bequest.evaluate(*models, images=[str(images)], batch_size="4", out=tmp_path / "one")
+    words = ["evaluate", *models, "--images", images, "--batch-size", 4]
+    two = run_two_processes(*words, "--out", tmp_path / "two")
+    assert two.returncode == 0, two.stderr
+    found = items_of(tmp_path / "two")
+    assert found == items_of(tmp_path / "one")
+    assert {value for rows in found.values() for value, _ in rows} == {0.0, 1.0}
+
+
+def run_two_processes(*words: object) -> subprocess.CompletedProcess[str]:
     worker = Path(__file__).with_name("score_worker.py")
     started = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    two = subprocess.run(
-        [*started, str(worker), *map(str, words), "--out", str(tmp_path / "two")],
+    return subprocess.run(
+        [*started, str(worker), *map(str, words)],
         env=environment(),
         capture_output=True,
         text=True,
         timeout=500,
         check=False,
     )
-    assert two.returncode == 0, two.stderr
-    assert two.stdout.count("results to compute") == 1
-    assert items_of(tmp_path / "two") == items_of(tmp_path / "one")
 
 
 def test_an_interrupt_keeps_what_is_done(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,16 @@ class Candidate:
     """Its folder's name."""
     plan: AveragePlan
     """What it is made of."""
+
+
+def in_table(loss: float | None) -> float | str | None:
+    """Return a loss as a cell of a table, where a model that gives no numbers is to be seen."""
+    return loss if loss is None or math.isfinite(loss) else "not finite"
+
+
+def in_figure(loss: float | None) -> float | None:
+    """Return a loss as a figure's number, which a loss that is not finite has no place in."""
+    return loss if loss is not None and math.isfinite(loss) else None
 
 
 def open_run(config: AverageConfig) -> tuple[dict[int, Member], list[str]]:

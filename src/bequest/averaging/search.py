@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from bequest.averaging.build import build
 from bequest.averaging.candidates import (
     METRIC,
     Candidate,
+    in_table,
     make_candidate,
     measure,
     open_run,
@@ -116,7 +118,13 @@ def search(
         for picked, window in chosen.items()
         if f"{len(picked)}-{window.spacing}" in found
     )
-    best = min(trials, key=lambda trial: (trial.loss, trial.window.size))
+    sound = [trial for trial in trials if math.isfinite(trial.loss)]
+    if not sound:
+        losses.forget()
+        raise InputError(
+            f"run {config.sources[0]} gives no average whose loss is finite; nothing was written."
+        )
+    best = min(sound, key=lambda trial: (trial.loss, trial.window.size))
     winner = found[f"{len(best.steps)}-{best.window.spacing}"][0].plan
     plan = build(
         dataclasses.replace(winner, target=target), progress=progress, sections=_sections(trials)
@@ -147,13 +155,15 @@ def _windows(
 
 def _sections(trials: Sequence[Trial]) -> list[Section]:
     rows = [
-        [trial.window.size, trial.window.spacing, ", ".join(map(str, trial.steps)), trial.loss]
-        for trial in sorted(trials, key=lambda trial: trial.loss)
+        [t.window.size, t.window.spacing, ", ".join(map(str, t.steps)), in_table(t.loss)]
+        for t in sorted(trials, key=lambda t: t.loss if math.isfinite(t.loss) else math.inf)
     ]
     table = {"columns": ["window", "spacing", "members", f"{METRIC} (held-out)"], "rows": rows}
     sizes = sorted({trial.window.size for trial in trials})
     spacings = sorted({trial.window.spacing or 0 for trial in trials})
-    loss_of = {(t.window.size, t.window.spacing or 0): t.loss for t in trials}
+    loss_of = {
+        (t.window.size, t.window.spacing or 0): t.loss for t in trials if math.isfinite(t.loss)
+    }
     heatmap = {
         "x_label": "spacing (steps)",
         "y_label": "window",

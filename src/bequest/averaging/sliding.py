@@ -10,6 +10,8 @@ from bequest.averaging.average import AverageConfig, require_out
 from bequest.averaging.candidates import (
     METRIC,
     Candidate,
+    in_figure,
+    in_table,
     make_candidate,
     measure,
     open_run,
@@ -46,7 +48,7 @@ class Slide:
         """Return the table of all steps, and the two curves if they were evaluated."""
         columns = ["step", "members", f"raw ({METRIC})", f"averaged ({METRIC})"]
         rows = [
-            [step, ", ".join(map(str, members)), raw, averaged]
+            [step, ", ".join(map(str, members)), in_table(raw), in_table(averaged)]
             for step, members, raw, averaged in zip(
                 self.steps, self.members, self.raw, self.averaged, strict=True
             )
@@ -59,7 +61,7 @@ class Slide:
         ]
         if evaluated:
             series = [
-                {"name": name, "x": list(self.steps), "y": list(values)}
+                {"name": name, "x": list(self.steps), "y": [in_figure(loss) for loss in values]}
                 for name, values in (("raw", self.raw), ("averaged", self.averaged))
             ]
             data = {"x_label": "step", "y_label": METRIC, "series": series}

@@ -68,11 +68,39 @@ def verify_loadable(
     Raises:
         CheckpointError: a tensor would be missing, unexpected, of another shape, or drawn anew.
     """
-    import transformers
-
     write_sparse(shards, config, folder)
     if code is not None:
         copy_companions(code[0], folder, code[1])
+    return load_on_meta(
+        folder, model=model, model_class=model_class, trust_remote_code=code is not None
+    )
+
+
+def load_on_meta(
+    folder: Path,
+    *,
+    model: str,
+    model_class: str = "AutoModelForCausalLM",
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """Load a folder on the meta device and raise unless every weight finds its place.
+
+    Only headers are read of safetensors files, so that this judges a model of any size at once.
+
+    Args:
+        folder: with `config.json` and weights.
+        model: what messages call it.
+        model_class: the class of transformers whose `from_pretrained` judges.
+        trust_remote_code: let Python files of the folder run.
+
+    Returns:
+        The model, all its tensors on the meta device.
+
+    Raises:
+        CheckpointError: a tensor is missing, unexpected, of another shape, or would be drawn anew.
+    """
+    import transformers
+
     with _quiet():
         try:
             loaded, info = getattr(transformers, model_class).from_pretrained(
@@ -81,10 +109,10 @@ def verify_loadable(
                 dtype="auto",
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
-                trust_remote_code=code is not None,
+                trust_remote_code=trust_remote_code,
                 local_files_only=True,
             )
-        except Exception as error:  # Whatever it is, the plan would not load.
+        except Exception as error:  # Whatever it is, the folder would not load.
             reason = " ".join(str(error).split())
             raise CheckpointError(f"{model} would not load in transformers: {reason}") from error
     faults = {

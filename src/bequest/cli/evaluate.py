@@ -13,7 +13,8 @@ from bequest.checkpoints.lineage import command_line
 from bequest.cli.arguments import build_parser, to_config
 from bequest.cli.output import print_json, print_notes, print_table
 from bequest.errors import INTERRUPTED, InputError
-from bequest.evaluation.plan import EvaluateConfig, EvaluationPlan, plan_evaluation
+from bequest.evaluation.config import EvaluateConfig
+from bequest.evaluation.plan import EvaluationPlan, plan_evaluation
 from bequest.results import Section, results_document
 
 if TYPE_CHECKING:

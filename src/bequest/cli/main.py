@@ -79,8 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         place = f"{error.filename}: " if error.filename else ""
         print(f"bequest {name}: error: {place}{error.strerror or error}.", file=sys.stderr)
         return 1
-    except MemoryError:
-        print(f"bequest {name}: error: the machine's memory is full.", file=sys.stderr)
+    except MemoryError as error:
+        told = str(error) or "the machine's memory is full"
+        print(f"bequest {name}: error: {told}.", file=sys.stderr)
         return 1
     except Exception as error:
         # A defect of bequest, or of a library: one line for the user, the rest for who mends it.

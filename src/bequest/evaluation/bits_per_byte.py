@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bequest.errors import InputError
+from bequest.losses.head import NonFiniteLogitsError
 from bequest.losses.token_losses import IGNORED, token_losses
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class BitsPerByte:
     """What a model's predictions of some texts cost, text by text and as one number."""
 
     nats_per_text: NDArray[np.float64]
-    """Negative log-likelihood of each text's tokens, in nats."""
+    """Negative log-likelihood of each text's tokens, in nats; infinite where a loss is no number."""
     bytes_per_text: NDArray[np.int64]
     """Length of each text in UTF-8."""
     tokens_per_text: NDArray[np.int64]
@@ -52,14 +53,16 @@ class BitsPerByte:
 
     @property
     def standard_error(self) -> float | None:
-        """Standard error of `bits_per_byte`, the texts being a sample; None for a single text.
+        """Standard error of `bits_per_byte`, the texts being a sample.
+
+        None for a single text, and where `bits_per_byte` is infinite.
 
         The error of a ratio of two sums to first order (Cochran, Sampling Techniques, 3rd ed.,
         eq. 6.13): with residuals `d_i = bits_i - bits_per_byte * bytes_i` over n texts,
         `sqrt(n / (n - 1) * sum d_i^2) / bytes`.
         """
         count = len(self.bytes_per_text)
-        if count < 2:
+        if count < 2 or not math.isfinite(self.nats):
             return None
         bits = self.nats_per_text / math.log(2)
         residuals = bits - self.bits_per_byte * self.bytes_per_text
@@ -140,17 +143,22 @@ def bits_per_byte(
             text_of.append(row)
     _check_room(model, input_ids)
 
-    losses = token_losses(
-        model,
-        input_ids,
-        labels,
-        tokens_per_batch=tokens_per_batch,
-        progress=progress,
-        spool=spool,
-    )
     nats = np.zeros(len(texts))
-    for row, values in zip(text_of, losses, strict=True):
-        nats[row] += np.nansum(values, dtype=np.float64)
+    try:
+        losses = token_losses(
+            model,
+            input_ids,
+            labels,
+            tokens_per_batch=tokens_per_batch,
+            progress=progress,
+            spool=spool,
+        )
+    except NonFiniteLogitsError:
+        losses = [np.full(len(own), np.nan, dtype=np.float32) for own in labels]
+    for row, own, values in zip(text_of, labels, losses, strict=True):
+        nats[row] += values[np.asarray(own) != IGNORED].sum(dtype=np.float64)
+    # A model whose logits are no numbers predicts nothing, which no number of bits makes good.
+    nats[~np.isfinite(nats)] = np.inf
     return BitsPerByte(
         nats_per_text=nats,
         bytes_per_text=sizes,

@@ -18,6 +18,8 @@ _NORMAL = NormalDist()
 _ELEMENTS_AT_ONCE = 2**22
 _ENUMERATED_ITEMS = 14
 _FEW_VALUES = 64
+FEWEST_FLIPS = 9_999
+"""Random signs, where not all are tried."""
 
 
 def resampled(
@@ -80,7 +82,7 @@ def bca_interval(
 
 
 def sign_flip_test(
-    differences: Floats, generator: np.random.Generator, flips: int = 9_999
+    differences: Floats, generator: np.random.Generator, flips: int = FEWEST_FLIPS
 ) -> float:
     """Return the two-sided p-value of the paired permutation test of no difference.
 
@@ -119,28 +121,3 @@ def standard_error(differences: Floats, sizes: Floats) -> float:
         return math.inf
     residuals = differences - differences.sum() / sizes.sum() * sizes
     return math.sqrt(count / (count - 1) * float(residuals @ residuals)) / float(sizes.sum())
-
-
-def smallest_mean_difference(
-    differences: Floats, sizes: Floats, *, alpha: float, power: float
-) -> float | None:
-    """Return the least true difference that a test of these items would have found.
-
-    `(z(1 - alpha / 2) + z(power)) * standard error`. The standard error is that of the items at
-    hand; what their mean difference happened to be does not enter.
-
-    Args:
-        differences: of each item.
-        sizes: of each item.
-        alpha: two-sided level of the test.
-        power: probability of finding it.
-
-    Returns:
-        The difference, in units of the score; None if so few items differ that not even all of
-        them on one side would be found.
-    """
-    changed = int(np.count_nonzero(differences))
-    if 2.0 ** (1 - changed) > alpha:
-        return None
-    quantiles = _NORMAL.inv_cdf(1 - alpha / 2) + _NORMAL.inv_cdf(power)
-    return quantiles * standard_error(differences, sizes)

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from bequest.checkpoints.lineage import command_line
 from bequest.errors import InputError
+from bequest.evaluation.config import EvaluateConfig
 from bequest.evaluation.items import ItemScores
 from bequest.evaluation.models import Candidate, LoadedModel
 from bequest.evaluation.paired import Comparison, Group, compare_all
-from bequest.evaluation.plan import EvaluateConfig, EvaluationPlan, Task, plan_evaluation
+from bequest.evaluation.plan import EvaluationPlan, Task, plan_evaluation
 from bequest.evaluation.sections import appendix, notes_on, sections_of
 from bequest.results import Section, write_results
 
@@ -68,11 +69,12 @@ def evaluate(
     """
     files = [texts] if isinstance(texts, str | Path) else texts
     listed: dict[str, object] = {"tasks": tasks, "generate": generate}
-    listed |= {name: options[name] for name in ("images", "image_classes") if name in options}
+    names = ("images", "image_classes", "target")
+    listed |= {name: options[name] for name in names if name in options}
     for name, value in listed.items():
         if isinstance(value, str):
             raise InputError(f"{name} must be a sequence of names, got one str; pass [{name}]")
-    for name in ("images", "image_classes"):
+    for name in names:
         if name in options:
             options[name] = tuple(map(str, listed[name]))  # type: ignore[call-overload]
     known = set(EvaluateConfig.__dataclass_fields__)
@@ -109,6 +111,8 @@ def carry_out(
 
     join_processes()
     # Every process must take the same way, and only the first one's view of the disk counts.
+    if rank_and_size()[0] == 0:
+        plan.contents.keep()
     missing = from_first([(c.identity, t.fingerprint) for c, t in plan.missing()])
     for candidate in plan.candidates:
         left = [t for t in plan.tasks if (candidate.identity, t.fingerprint) in missing]

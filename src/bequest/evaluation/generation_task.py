@@ -14,15 +14,17 @@ from tqdm import tqdm
 
 from bequest.errors import InputError
 from bequest.evaluation.items import ItemScores, numbered
+from bequest.evaluation.kept import KeptAnswers
 from bequest.evaluation.models import Candidate, LoadedModel
+from bequest.evaluation.written_answers import AnswerGiven, end_of_answer, extract_answer
 from bequest.losses.processes import add_up, rank_and_size, share_of
 
 
 class GenerationTask:
     """Problems of one of reasoning-gym's generators, answered greedily, judged by its own scorer.
 
-    An item is 1 if the scorer gives full marks, else 0. The answer is what stands in the last
-    `<answer>` tags; or else after the last `####`, as GSM8K writes it; or else the last line.
+    An item is 1 if the scorer gives full marks, else 0. `extract_answer` says what the answer is; a
+    model that has given it in tags is stopped.
 
     Args:
         name: of the generator.
@@ -55,11 +57,12 @@ class GenerationTask:
         if "{question}" not in prompt:
             raise InputError(f"prompt is {prompt!r}; it must hold {{question}}")
         self._prompts = [prompt.replace("{question}", row["question"]) for row in self._problems]
+        self._prompt = prompt
         self._chat, self._max_new_tokens, self._batch_size = chat, max_new_tokens, batch_size
         asked = [
             [text, row["answer"]] for text, row in zip(self._prompts, self._problems, strict=True)
         ]
-        settings = [name, chat, max_new_tokens, _version()]
+        settings = [name, chat, max_new_tokens, _version(), "first answer"]
         self.fingerprint = hashlib.sha256(
             json.dumps([settings, asked], default=str).encode()
         ).hexdigest()
@@ -95,7 +98,7 @@ class GenerationTask:
                 "template; leave --chat out"
             )
         rank, size = rank_and_size()
-        answers = _Answers(scratch, rank)
+        answers = KeptAnswers(scratch, rank, "answers")
         solved = torch.zeros(len(self._problems), dtype=torch.float64)
         # Prompts of like length beside each other, the longest first, so that memory runs out early.
         order = sorted(range(len(self._prompts)), key=lambda row: -len(self._prompts[row]))
@@ -105,7 +108,8 @@ class GenerationTask:
         with bar:
             for start in range(0, len(left), self._batch_size):
                 rows = left[start : start + self._batch_size]
-                answers.keep(rows, self._answer(model, [self._prompts[row] for row in rows]))
+                written = self._answer(model, [self._prompts[row] for row in rows])
+                answers.keep(zip(rows, written, strict=True))
                 bar.update(len(rows))
         for row in mine:
             solved[row] = float(self._is_solved(answers.found[row], self._problems[row]))
@@ -123,7 +127,7 @@ class GenerationTask:
 
     def _is_solved(self, written: str, problem: Mapping[str, Any]) -> bool:
         # Scorers give crumbs for any number at all; full marks are what was verified.
-        return float(self._data.score_answer(extract_answer(written), problem)) >= 1.0
+        return float(self._data.score_answer(extract_answer(written, self._prompt), problem)) >= 1.0
 
     @torch.inference_mode()
     def _answer(self, model: LoadedModel, prompts: Sequence[str]) -> list[str]:
@@ -155,47 +159,11 @@ class GenerationTask:
             top_p=None,
             top_k=None,
             pad_token_id=padding,
+            stopping_criteria=[AnswerGiven(tokenizer, width, self._prompt)],
         )
         texts: list[str] = tokenizer.batch_decode(written[:, width:], skip_special_tokens=True)
-        return texts
-
-
-class _Answers:
-    """What was written so far, one JSON line an answer; a line that is not whole does not count."""
-
-    def __init__(self, folder: Path | None, rank: int) -> None:
-        self.found: dict[int, str] = {}
-        self._file = None if folder is None else folder / f"rank-{rank}.answers.jsonl"
-        for file in () if folder is None else sorted(folder.glob("rank-*.answers.jsonl")):
-            for line in file.read_text(encoding="utf-8").splitlines():
-                try:
-                    row, text = json.loads(line)
-                except ValueError:
-                    continue
-                self.found[row] = text
-
-    def keep(self, rows: Sequence[int], texts: Sequence[str]) -> None:
-        """Keep some answers."""
-        self.found.update(zip(rows, texts, strict=True))
-        if self._file is not None:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with self._file.open("a", encoding="utf-8") as file:
-                # A newline first: what a killed run left half-written stays a line of its own.
-                lines = (f"\n{json.dumps(pair)}" for pair in zip(rows, texts, strict=True))
-                file.write("".join(lines) + "\n")
-
-
-def extract_answer(written: str) -> str:
-    """Return the part of a model's text that is its answer."""
-    from reasoning_gym.utils import extract_answer as tagged
-
-    found = tagged(written)
-    if found is not None:
-        return str(found)
-    if "####" in written:
-        return written.rpartition("####")[2].strip().split("\n")[0].strip()
-    lines = [line.strip() for line in written.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+        # A text that is done waits for the others of its batch, and is padded.
+        return [text[: end_of_answer(text, self._prompt)] for text in texts]
 
 
 def _generator(name: str, size: int, seed: int) -> Any:

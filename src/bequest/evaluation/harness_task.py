@@ -7,16 +7,19 @@ import hashlib
 import io
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bequest.errors import InputError, explained
-from bequest.evaluation.items import ItemScores, numbered
+from bequest.evaluation.items import ItemScores, numbered, require_finite
 from bequest.evaluation.local_data import SUFFIXES, write_task
 from bequest.evaluation.models import Candidate, LoadedModel
+from bequest.evaluation.resumed_harness import ResumedHarness
 
 _PROBED_DOCUMENTS = 20
 _SEED = 1234
@@ -53,6 +56,8 @@ class HarnessTask:
         self._metric, _, self._filter = (metric or "").partition(",")
         self._tasks = dict(tasks)
         self._settings = {"num_fewshot": num_fewshot, "limit": limit, "apply_chat_template": chat}
+        # With a chat template, each example is a turn of its own: lm-eval's default.
+        self._settings["fewshot_as_multiturn"] = chat
         digest = hashlib.sha256(repr((name, metric, self._settings)).encode())
         digest.update(version("lm_eval").encode())
         for own_name, task in sorted(self._tasks.items()):
@@ -109,15 +114,18 @@ class HarnessTask:
         Args:
             model: the model.
             progress: let lm-eval show its bars.
-            scratch: not used: lm-eval's tasks are computed whole.
+            scratch: a folder for answers as they come, taken up by the next call.
 
         Raises:
             InputError: lm-eval cannot run it, or no metric of it can be paired item by item.
         """
         from lm_eval import evaluate
 
-        harness = model.harness
-        with _silence(not progress), explained(f"task {self.name} fails under lm-eval"):
+        with (
+            _silence(not progress),
+            explained(f"task {self.name} fails under lm-eval"),
+            _resumed(model, scratch) as harness,
+        ):
             for task in self._tasks.values():
                 self._prepare(task)
             found = evaluate(
@@ -125,10 +133,16 @@ class HarnessTask:
                 task_dict={"tasks": self._tasks, "groups": {}, "group_map": {}},
                 limit=self._settings["limit"],
                 apply_chat_template=self._settings["apply_chat_template"],
+                fewshot_as_multiturn=self._settings["fewshot_as_multiturn"],
                 bootstrap_iters=0,
                 log_samples=True,
             )
-        return None if found is None else self._scores(found)
+        if found is None:
+            return None
+        samples = [sample for own_name in self._tasks for sample in found["samples"][own_name]]
+        is_finite = [_is_finite(sample["resps"]) for sample in samples]
+        require_finite(is_finite, model=model.candidate.label, task=self.name)
+        return self._scores(found)
 
     def _prepare(self, task: Any) -> None:
         """Set examples and seeds as `lm_eval.simple_evaluate` does.
@@ -209,6 +223,23 @@ class HarnessTask:
                 f"task {self.name}: its {metric} is not the mean over items, so it cannot be "
                 f"paired item by item; name another metric, as {self.name}:METRIC"
             )
+
+
+def _resumed(model: LoadedModel, scratch: Path | None) -> AbstractContextManager[Any]:
+    """lm-eval's model, with what was answered before an interrupt."""
+    harness = model.harness
+    # Processes that measure how large a batch may be do it together, also those with nothing left.
+    together = harness.world_size > 1 and not model.batch_size.isdecimal()
+    if scratch is None or together:
+        return contextlib.nullcontext(harness)
+    return ResumedHarness(harness, scratch)
+
+
+def _is_finite(answer: Any) -> bool:
+    """Whether no log-likelihood in a model's answers is NaN: the likeliest of those is any."""
+    if isinstance(answer, list | tuple):
+        return all(map(_is_finite, answer))
+    return not (isinstance(answer, float) and math.isnan(answer))
 
 
 def load_tasks(

@@ -33,7 +33,8 @@ def read_texts(path: str | Path) -> list[str]:
 
 
 def _json_lines(content: str, file: Path) -> Iterator[str]:
-    for number, line in enumerate(content.splitlines(), start=1):
+    # Not `splitlines`: JSON may hold U+2028 and other ends of lines as they are.
+    for number, line in enumerate(content.split("\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,22 +12,28 @@ from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import logging
 
-from bequest.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from bequest.checkpoints.checkpoint import open_checkpoint
 from bequest.checkpoints.header import read_header
-from bequest.checkpoints.lineage import file_hash, identity_hash, structure_hash
 from bequest.errors import InputError, explained
+from bequest.evaluation.contents import ContentHashes
 from bequest.evaluation.image_classes import ClassMap, Groups, match_classes
 from bequest.evaluation.models import Candidate, ImageForm
+from bequest.evaluation.wholeness import is_whole
 
 ORIGINAL = "pretrained.safetensors"
 """What `bequest finetune` leaves of the model before: its head, and BatchNorm's weights and
 statistics."""
 PROCESSOR = "preprocessor_config.json"
-_READ_WITH_THE_WEIGHTS = ("config.json", PROCESSOR, ORIGINAL)
 
 
 def find_image_model(
-    label: str, source: str, *, dtype: str, trust_remote_code: bool, original_head: bool
+    label: str,
+    source: str,
+    *,
+    dtype: str,
+    trust_remote_code: bool,
+    original_head: bool,
+    contents: ContentHashes,
 ) -> Candidate:
     """Find a classifier of images by its configuration, header and processor alone.
 
@@ -38,9 +43,10 @@ def find_image_model(
         dtype: in which it runs; auto is that of its files.
         trust_remote_code: let Python files of its folder run.
         original_head: it will run with what its file `ORIGINAL` holds, where it has one.
+        contents: what is known of its files already.
 
     Raises:
-        InputError: it is no such model, or has no processor.
+        InputError: it is no such model, or no whole one, or has no processor.
     """
     checkpoint = open_checkpoint(source, field="model")
     folder = checkpoint.folder
@@ -51,6 +57,7 @@ def find_image_model(
         kind = asked or getattr(config, "dtype", None) or torch.float32
         with torch.device("meta"):
             skeleton = AutoModelForImageClassification.from_config(config, dtype=kind, **trust)
+        judged = is_whole(checkpoint, config, "AutoModelForImageClassification", **trust)
     if not (folder / PROCESSOR).is_file():
         raise InputError(
             f"model {source} has no {PROCESSOR}, which says how images become its pixels; save its "
@@ -67,25 +74,16 @@ def find_image_model(
         label=label,
         name=checkpoint.location.name,
         folder=folder,
-        identity=_identity(checkpoint),
+        identity=contents.identity(checkpoint, folder / ORIGINAL),
         num_parameters=skeleton.num_parameters(),
         dtype=str(kind).removeprefix("torch."),
+        judged=judged,
         images=ImageForm(
             classes=names,
             restores=restores,
             flops=_flops(skeleton, load_processor(folder), source),
         ),
     )
-
-
-def _identity(checkpoint: Checkpoint) -> str:
-    digest = hashlib.sha256(structure_hash(checkpoint.tensors.values()).encode())
-    digest.update(identity_hash(checkpoint.tensors).encode())
-    folder = checkpoint.folder
-    for file in sorted([*(folder / name for name in _READ_WITH_THE_WEIGHTS), *folder.glob("*.py")]):
-        if file.is_file():
-            digest.update(f"{file.name} {file_hash(file)}".encode())
-    return digest.hexdigest()
 
 
 def _flops(skeleton: nn.Module, processor: Any, source: str) -> float:

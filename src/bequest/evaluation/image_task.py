@@ -17,7 +17,7 @@ from bequest.errors import InputError
 from bequest.evaluation.image_classes import ClassMap, Groups, read_groups
 from bequest.evaluation.image_data import IMAGE, class_names, contents, labels_of, read_images
 from bequest.evaluation.image_models import class_map, load_processor
-from bequest.evaluation.items import ItemScores, numbered
+from bequest.evaluation.items import ItemScores, numbered, require_finite
 from bequest.evaluation.models import Candidate, LoadedModel
 from bequest.losses.processes import add_up, rank_and_size, share_of
 from bequest.losses.spool import Spool, finished_batches
@@ -107,7 +107,7 @@ class ImageTask:
             scratch: a folder for unfinished work, taken up by the next call.
 
         Raises:
-            InputError: the model does not load.
+            InputError: the model does not load, or its logits are not finite.
         """
         rank, size = rank_and_size()
         classes = class_map(model.candidate, self.classes, self.groups, self._field)
@@ -128,6 +128,8 @@ class ImageTask:
                 with Spool(folder, rank, header) as spool:
                     spool.append(start, found)
         add_up(right)
+        is_finite = np.isfinite(right.numpy())
+        require_finite(is_finite, model=model.candidate.label, task=self.name)
         return ItemScores(
             task=self.name,
             metric="accuracy",
@@ -141,7 +143,7 @@ class ImageTask:
     def _found(
         self, model: LoadedModel, starts: Sequence[int], classes: ClassMap, progress: bool
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Yield the first row of each batch, and which of its images are right."""
+        """Yield the first row of each batch, and which of its images are right; NaN: none can be."""
         if not starts:
             return
         network: Any = model.classifier
@@ -152,7 +154,10 @@ class ImageTask:
             pixels = processor(images=images, return_tensors="pt")["pixel_values"]
             logits = network(pixel_values=pixels.to(network.device, network.dtype)).logits
             scores = logits.double().cpu().numpy()
-            yield start, classes.right(scores, labels).astype(np.float32)
+            # The best of logits that are no numbers is whichever stands first.
+            sound = np.isfinite(scores).all(axis=1)
+            right = classes.right(scores, labels)
+            yield start, np.where(sound, right, np.nan).astype(np.float32)
 
 
 def image_tasks(sources: Sequence[str], maps: Sequence[str], **settings: Any) -> list[ImageTask]:

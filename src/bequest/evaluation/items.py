@@ -99,6 +99,26 @@ def in_order_of(scores: ItemScores, reference: ItemScores) -> ItemScores:
     )
 
 
+def require_finite(is_finite: Sequence[bool] | NDArray[np.bool_], *, model: str, task: str) -> None:
+    """Refuse a model that gave no numbers: it has no score, and must not come out as any.
+
+    Args:
+        is_finite: for each item, whether what the model made of it is a number.
+        model: what the model is called.
+        task: what the items are called.
+
+    Raises:
+        InputError: an item has no number.
+    """
+    broken = np.flatnonzero(~np.asarray(is_finite, dtype=bool))
+    if len(broken):
+        raise InputError(
+            f"model {model} gives numbers that are not finite on {len(broken)} of "
+            f"{len(is_finite)} items of {task}, the first being number {broken[0] + 1}; try another "
+            "dtype, or leave the model out"
+        )
+
+
 def numbered(keys: Sequence[str]) -> list[str]:
     """Make keys that come several times distinct by their occurrence: a, b, a#2.
 

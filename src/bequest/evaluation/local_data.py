@@ -42,6 +42,19 @@ def any_answer(doc: Mapping[str, Any], results: list[str]) -> dict[str, float]:
     return {"exact_match": float(any(written == a.strip().casefold() for a in doc["answers"]))}
 
 
+def any_choice(doc: Mapping[str, Any], results: list[tuple[float, bool]]) -> dict[str, float]:
+    """Score a choice: 1 if the likeliest is a right one; by character too, as lm-eval does.
+
+    BIG-bench has questions with several right choices.
+    """
+    scores = [result[0] for result in results]
+    per_character = [s / max(1, len(c)) for s, c in zip(scores, doc["choices"], strict=True)]
+    return {
+        name: float(max(range(len(own)), key=own.__getitem__) in doc["answers"])
+        for name, own in (("acc", scores), ("acc_norm", per_character))
+    }
+
+
 def write_task(path: Path, folder: Path) -> Path:
     """Write the YAML that makes an lm-eval task of a file of questions, and return its path.
 
@@ -79,7 +92,10 @@ def task_name(path: Path) -> str:
 
 
 def questions(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield each question as {"prompt", "choices", "answer"} or {"prompt", "answers"}."""
+    """Yield each question as {"prompt", "choices", "answer", "answers"} or {"prompt", "answers"}.
+
+    Of choices, `answers` holds the numbers of all right ones and `answer` the first of them.
+    """
     if path.suffix not in SUFFIXES or not path.is_file():
         raise InputError(f"task {path} is no file of {' or '.join(SUFFIXES)}; name one")
     try:
@@ -87,7 +103,8 @@ def questions(path: Path) -> Iterator[dict[str, Any]]:
         if path.suffix == ".json":
             yield from _bigbench(json.loads(content), path)
             return
-        for number, line in enumerate(content.splitlines(), start=1):
+        # Not `splitlines`: JSON may hold U+2028 and other ends of lines as they are.
+        for number, line in enumerate(content.split("\n"), start=1):
             if line.strip():
                 yield _plain(json.loads(line), f"task {path}, line {number}")
     except (OSError, ValueError) as error:
@@ -106,7 +123,8 @@ def _plain(row: Any, place: str) -> dict[str, Any]:
         answer = choices.index(answer)
     if type(answer) is not int or not 0 <= answer < len(choices):
         raise InputError(f"{place}: its answer {answer!r} is none of its {len(choices)} choices")
-    return {"prompt": prompt, "choices": [str(choice) for choice in choices], "answer": answer}
+    named = [str(choice) for choice in choices]
+    return {"prompt": prompt, "choices": named, "answer": answer, "answers": [answer]}
 
 
 def _bigbench(task: Any, path: Path) -> Iterator[dict[str, Any]]:
@@ -127,13 +145,24 @@ def _bigbench(task: Any, path: Path) -> Iterator[dict[str, Any]]:
             if task.get("append_choices_to_input", True):
                 prefix = task.get("example_choice_prefix", "\n  choice: ")
                 shown = "".join(prefix + choice for choice in choices)
-            best = max(choices, key=lambda choice: scores[choice])
             prompt = f"{start}{example['input']}{shown}{end}".lstrip()
-            yield {"prompt": prompt, "choices": choices, "answer": choices.index(best)}
-        elif example.get("target"):
+            best = _best(scores, choices, place)
+            yield {"prompt": prompt, "choices": choices, "answer": best[0], "answers": best}
+        elif example.get("target") not in (None, "", []):
             target = example["target"]
             answers = target if isinstance(target, list) else [target]
             prompt = f"{start}{example['input']}{end}".lstrip()
             yield {"prompt": prompt, "answers": [str(answer) for answer in answers]}
         else:
             raise InputError(f'{place}: it has neither "target_scores" nor a "target"')
+
+
+def _best(scores: Mapping[str, Any], choices: list[str], place: str) -> list[int]:
+    """Return the numbers of the choices with the highest score."""
+    wrong = [score for score in scores.values() if not isinstance(score, int | float)]
+    if wrong:
+        raise InputError(
+            f'{place}: its "target_scores" hold {wrong[0]!r}; give each choice a number'
+        )
+    most = max(scores.values())
+    return [number for number, choice in enumerate(choices) if scores[choice] == most]

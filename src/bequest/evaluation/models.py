@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,22 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from bequest.checkpoints.checkpoint import open_checkpoint
-from bequest.checkpoints.lineage import file_hash, identity_hash, structure_hash
 from bequest.errors import InputError, explained
+from bequest.evaluation.contents import ContentHashes
+from bequest.evaluation.wholeness import is_whole
 from bequest.losses.device import device
 
-_READ_WITH_THE_WEIGHTS = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-)
-"""Files that change what a model says, beside its weights."""
 _BYTES_PER_TOKEN = 4
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -54,11 +42,13 @@ class Candidate:
     folder: Path
     """Where its files are."""
     identity: str
-    """Hash of what it is: names, shapes and samples of its weights, configuration, tokenizer."""
+    """Hash of what it is: every byte of its weights, its configuration, tokenizer and code."""
     num_parameters: int
     """Of the model, tied ones counted once."""
     dtype: str
     """In which it runs."""
+    judged: bool = True
+    """Whether all its weights were found in its files; if not, loading finds out."""
     images: ImageForm | None = None
     """Of a classifier of images; None of a causal language model."""
 
@@ -74,8 +64,9 @@ def find_candidates(
     trust_remote_code: bool = False,
     images: bool = False,
     original_head: bool = False,
+    contents: ContentHashes | None = None,
 ) -> list[Candidate]:
-    """Find the models, and refuse what is no causal language model with a tokenizer.
+    """Find the models, and refuse what is no whole causal language model with a tokenizer.
 
     Args:
         models: folders or hub ids, each possibly as LABEL=MODEL.
@@ -83,10 +74,12 @@ def find_candidates(
         trust_remote_code: let Python files of a model's folder run.
         images: the models are classifiers of images with a processor instead.
         original_head: of those, run fine-tuned ones with the head that they had before.
+        contents: what is known of their files already.
 
     Raises:
-        InputError: a model does not exist or does not load, or all have one label.
+        InputError: a model does not exist or does not load whole, or all have one label.
     """
+    contents = ContentHashes() if contents is None else contents
     named = [_label_and_source(model) for model in models]
     labels = _labels([label for label, _ in named], [source for _, source in named])
     if len(labels) > 1 and len(set(labels)) == 1:
@@ -110,10 +103,11 @@ def find_candidates(
                     dtype=dtype,
                     trust_remote_code=trust_remote_code,
                     original_head=original_head,
+                    contents=contents,
                 )
             )
         else:
-            found.append(_find(label, source, dtype, trust_remote_code))
+            found.append(_find(label, source, dtype, trust_remote_code, contents))
     return found
 
 
@@ -149,7 +143,9 @@ def _labels(given: Sequence[str | None], sources: Sequence[str]) -> list[str]:
     return labels
 
 
-def _find(label: str, source: str, dtype: str, trust_remote_code: bool) -> Candidate:
+def _find(
+    label: str, source: str, dtype: str, trust_remote_code: bool, contents: ContentHashes
+) -> Candidate:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -162,21 +158,17 @@ def _find(label: str, source: str, dtype: str, trust_remote_code: bool) -> Candi
         kind = asked or getattr(config, "dtype", None) or torch.float32
         with torch.device("meta"):
             skeleton = AutoModelForCausalLM.from_config(config, dtype=kind, **trust)
+        judged = is_whole(checkpoint, config, "AutoModelForCausalLM", **trust)
     with explained(f"model {source} has no tokenizer that loads"):
         AutoTokenizer.from_pretrained(folder, **trust)
-    digest = hashlib.sha256()
-    digest.update(structure_hash(checkpoint.tensors.values()).encode())
-    digest.update(identity_hash(checkpoint.tensors).encode())
-    for file in sorted([*(folder / name for name in _READ_WITH_THE_WEIGHTS), *folder.glob("*.py")]):
-        if file.is_file():
-            digest.update(f"{file.name} {file_hash(file)}".encode())
     return Candidate(
         label=label,
         name=checkpoint.location.name,
         folder=folder,
-        identity=digest.hexdigest(),
+        identity=contents.identity(checkpoint),
         num_parameters=skeleton.num_parameters(),
         dtype=str(kind).removeprefix("torch."),
+        judged=judged,
     )
 
 
@@ -187,7 +179,7 @@ class LoadedModel:
         self, candidate: Candidate, *, batch_size: str, trust_remote_code: bool = False
     ) -> None:
         self.candidate = candidate
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._trust = trust_remote_code
 
     @cached_property
@@ -254,6 +246,8 @@ class LoadedModel:
         Given a path, lm-eval places the model of each process itself. Probabilities are taken in
         float32, for those of bfloat16 are so coarse that choices tie.
         """
+        if not self.candidate.judged:
+            _ = self.model  # lm-eval would go on with random weights where some are missing.
         self.release_model()
         from lm_eval.models.huggingface import HFLM
 
@@ -263,7 +257,7 @@ class LoadedModel:
                 dtype=self.candidate.dtype,
                 softmax_dtype="float32",
                 device=str(device()),
-                batch_size=self._batch_size,
+                batch_size=self.batch_size,
                 trust_remote_code=self._trust,
             )
 

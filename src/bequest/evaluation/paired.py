@@ -12,13 +12,14 @@ import numpy as np
 
 from bequest.errors import InputError
 from bequest.evaluation.bootstrap import (
+    FEWEST_FLIPS,
     bca_interval,
     resampled,
     sign_flip_test,
-    smallest_mean_difference,
 )
 from bequest.evaluation.items import Floats, ItemScores, in_order_of
 from bequest.evaluation.mcnemar import mcnemar, smallest_share, unchanged_interval
+from bequest.evaluation.power import smallest_mean_difference
 from bequest.evaluation.runs import RunDifference, difference_of_runs
 
 Verdict = Literal["better", "worse", "no change seen", "identical", "too few items to tell"]
@@ -98,7 +99,9 @@ def compare_all(
         InputError: a pair's items are not the same items of the same task.
     """
     settings = statistics or Statistics()
-    judged = [_Pair(before, after, settings) for before, after in pairs]
+    # A p-value is at least one in so many draws: of many comparisons, Holm would let none pass.
+    draws = math.ceil(4 * len(pairs) / settings.alpha)
+    judged = [_Pair(before, after, settings, draws) for before, after in pairs]
     found = [pair.comparison() for pair in judged]
     tested = [row for row, one in enumerate(found) if one.p_value is not None]
     corrected = holm([found[row].p_value or 0.0 for row in tested])
@@ -152,9 +155,12 @@ class _Pair:
     draws say of them.
     """
 
-    def __init__(self, before: Group, after: Group, settings: Statistics) -> None:
+    def __init__(
+        self, before: Group, after: Group, settings: Statistics, fewest_draws: int
+    ) -> None:
         reference = before.runs[0]
         self._groups = before, after
+        self._fewest_draws = fewest_draws
         self._settings = settings
         runs = [[in_order_of(run, reference) for run in group.runs] for group in (before, after)]
         means = [np.mean([run.values for run in group], axis=0) for group in runs]
@@ -194,9 +200,8 @@ class _Pair:
     @cached_property
     def _over_runs(self) -> RunDifference:
         before, after = self._runs if self._sign > 0 else self._runs[::-1]
-        return difference_of_runs(
-            before, after, resamples=self._settings.resamples, generator=self._generator()
-        )
+        resamples = max(self._settings.resamples, self._fewest_draws)
+        return difference_of_runs(before, after, resamples=resamples, generator=self._generator())
 
     def _generator(self) -> np.random.Generator:
         return np.random.default_rng(self._settings.seed)
@@ -212,7 +217,9 @@ class _Pair:
         p_value = (
             mcnemar(*self._changed)
             if self._binary
-            else sign_flip_test(self._differences, self._generator())
+            else sign_flip_test(
+                self._differences, self._generator(), max(FEWEST_FLIPS, self._fewest_draws)
+            )
         )
         if self._binary and self._changed == (0, 0):
             return unchanged_interval(count, settings.level), p_value

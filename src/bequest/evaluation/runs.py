@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 
 from bequest.evaluation.bootstrap import resampled, standard_error
 from bequest.evaluation.items import Floats, ItemScores
+from bequest.evaluation.power import standard_errors_needed
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,6 +28,8 @@ class RunDifference:
     """What it was."""
     standard_error: float
     """Its standard error, of runs and items together."""
+    freedom: float
+    """Degrees of freedom of the standard error."""
 
     def interval(self, level: float) -> tuple[float, float]:
         """Return the central part of the draws that holds `level` of them."""
@@ -40,10 +42,17 @@ class RunDifference:
         rarer = min(np.count_nonzero(self.draws <= 0), np.count_nonzero(self.draws >= 0))
         return min(1.0, 2 * (int(rarer) + 1) / (len(self.draws) + 1))
 
-    def smallest(self, *, alpha: float, power: float) -> float:
-        """Return the least true difference that would have been found with this power."""
+    def smallest(self, *, alpha: float, power: float) -> float | None:
+        """Return the least true difference that a repetition would find with this power.
+
+        None if there is none, so little do few runs say of how much runs scatter.
+        """
         half_width = float(np.quantile(np.abs(self.draws - self.difference), 1 - alpha))
-        return half_width + NormalDist().inv_cdf(power) * self.standard_error
+        if not self.standard_error:
+            return half_width
+        quantile = half_width / self.standard_error
+        needed = standard_errors_needed(quantile, self.freedom, power)
+        return None if needed is None else needed * self.standard_error
 
 
 def difference_of_runs(
@@ -73,14 +82,18 @@ def difference_of_runs(
     each = each - np.mean([run.values for run in before], axis=0)
     draws = resampled(each, sizes, resamples, generator)
     variance = standard_error(each, sizes) ** 2
+    uncertain = variance**2 / (len(sizes) - 1)
     for runs, sign in ((before, -1.0), (after, 1.0)):
         if len(runs) > 1:
             scores = np.array([run.score for run in runs])
             spread = float(scores.std(ddof=1)) / len(runs) ** 0.5
             draws = draws + sign * spread * generator.standard_t(len(runs) - 1, resamples)
             variance += spread**2
+            uncertain += spread**4 / (len(runs) - 1)
     return RunDifference(
         draws=draws,
         difference=float(each.sum() / sizes.sum()),
         standard_error=variance**0.5,
+        # Welch and Satterthwaite.
+        freedom=variance**2 / uncertain if uncertain else float(len(sizes) - 1),
     )

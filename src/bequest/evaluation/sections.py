@@ -9,10 +9,11 @@ from dataclasses import replace
 import numpy as np
 
 from bequest.checkpoints.lineage import package_versions
+from bequest.evaluation.config import EvaluateConfig
 from bequest.evaluation.items import ItemScores
 from bequest.evaluation.models import Candidate
 from bequest.evaluation.paired import Comparison, Statistics
-from bequest.evaluation.plan import EvaluateConfig, EvaluationPlan
+from bequest.evaluation.plan import EvaluationPlan
 from bequest.results import Section
 
 

@@ -6,10 +6,12 @@ import hashlib
 import math
 from pathlib import Path
 
+import numpy as np
+
 from bequest.errors import InputError
 from bequest.evaluation.bits_per_byte import bits_per_byte
 from bequest.evaluation.held_out import read_texts
-from bequest.evaluation.items import ItemScores, numbered
+from bequest.evaluation.items import ItemScores, numbered, require_finite
 from bequest.evaluation.models import Candidate, LoadedModel
 
 
@@ -75,7 +77,8 @@ class TextTask:
             scratch: a folder for unfinished work, taken up by the next call.
 
         Raises:
-            InputError: the model has too few positions, or its tokenizer cannot spell a document.
+            InputError: the model has too few positions, its tokenizer cannot spell a document, or
+                its loss on one is not finite.
         """
         found = bits_per_byte(
             model.model,
@@ -86,6 +89,8 @@ class TextTask:
             progress=progress,
             spool=None if scratch is None else scratch / f"batches-of-{self._tokens_per_batch}",
         )
+        is_finite = np.isfinite(found.nats_per_text)
+        require_finite(is_finite, model=model.candidate.label, task=self.name)
         return ItemScores(
             task=self.name,
             metric="bits per byte",

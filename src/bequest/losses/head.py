@@ -55,6 +55,10 @@ class CausalHead:
         return F.linear(hidden_states, self.weight, self.bias)
 
 
+class NonFiniteLogitsError(UnsupportedModelError):
+    """On what it was given, the model's logits are no numbers."""
+
+
 def find_head(model: nn.Module, input_ids: Tensor) -> CausalHead:
     """Find a model's head by running the model on a few tokens, and prove that it is the head.
 
@@ -68,12 +72,18 @@ def find_head(model: nn.Module, input_ids: Tensor) -> CausalHead:
         input_ids: A few tokens, 1 x length, on the model's device.
 
     Raises:
+        NonFiniteLogitsError: If its logits are no numbers.
         UnsupportedModelError: If the model has no head to find, or the logits differ.
     """
     module = _output_embeddings(model)
     with _watch(module) as calls:
         output = model(input_ids=input_ids, use_cache=False)
     logits = output[0] if isinstance(output, tuple) else output.logits
+    if logits.isnan().any():
+        raise NonFiniteLogitsError(
+            f"{type(model).__name__} gives logits that are not finite, so it has no losses; run it in "
+            "another dtype, or look for weights that are not finite"
+        )
     hidden_states, raw = _only_call(model, calls, input_ids.shape)
     hidden_states, raw, logits = (
         hidden_states.flatten(0, 1),
