@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from averaging import runs
-from bequest.averaging import streaming
-from bequest.averaging.average import AverageConfig
+from bequest.averaging import candidates, streaming
+from bequest.averaging.average import AverageConfig, plan_average
+from bequest.averaging.build import build
 from bequest.averaging.coefficients import coefficient_vector
 from bequest.averaging.search import search
 from bequest.averaging.sliding import slide
@@ -117,16 +120,75 @@ def test_checkpoints_without_a_configuration_are_evaluated_too(tmp_path: Path) -
 
 
 def test_a_bad_checkpoint_is_left_out_of_every_average(run: Path, tmp_path: Path) -> None:
-    broken = runs.write_trainer_run(tmp_path / "run", (100, 200, 300, 400))
-    file = broken / "checkpoint-300" / "model.safetensors"
-    state = load_file(file)
-    state["model.norm.weight"][0] = float("nan")
-    save_file(state, file)
+    broken = with_bad(tmp_path / "run", (100, 200, 300, 400), 300)
     with pytest.raises(BequestError, match=r"checkpoint-300: tensor 'model\.norm\.weight'"):
         slide(config(broken, tmp_path / "out", window=2))
     assert not (tmp_path / "out").exists()
     made = slide(config(broken, tmp_path / "out", window=2, skip_bad=True))
     assert (made.steps, made.members) == ((200, 400), ((100, 200), (400,)))
+
+
+def with_bad(run: Path, steps: tuple[int, ...], *bad: int) -> Path:
+    """A run, some of whose checkpoints hold a NaN."""
+    runs.write_trainer_run(run, steps)
+    for step in bad:
+        file = run / f"checkpoint-{step}" / "model.safetensors"
+        state = load_file(file)
+        state["model.norm.weight"][0] = float("nan")
+        save_file(state, file)
+    return run
+
+
+@pytest.mark.parametrize("room", ["for all", "for one"])
+def test_what_is_only_evaluated_leaves_out_bad_checkpoints_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: str
+) -> None:
+    if room == "for one":
+        full = SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=1), rmtree=shutil.rmtree)
+        monkeypatch.setattr(candidates, "shutil", full)
+    broken = with_bad(tmp_path / "run", (100, 200, 300, 400), 300)
+    asked = config(broken, tmp_path / "out", window=2, skip_bad=True)
+    made = slide(asked, evaluate=loss, keep=False)
+    assert (made.steps, made.members) == ((200, 400), ((100, 200), (400,)))
+    assert made.averaged == pytest.approx([exact_loss((100, 200)), exact_loss((400,))], rel=1e-5)
+    assert made.raw == pytest.approx([exact_loss((200,)), exact_loss((400,))], rel=1e-5)
+    assert "No average ends at step 300, which holds NaN or Inf." in made.notes
+    kept = slide(dataclasses.replace(asked, out=str(tmp_path / "kept")), evaluate=loss)
+    assert (kept.members, kept.notes) == (made.members, made.notes)
+    assert (kept.raw, kept.averaged) == (made.raw, made.averaged)
+
+
+def test_a_search_tells_the_members_that_were_averaged(tmp_path: Path) -> None:
+    broken = with_bad(tmp_path / "run", (100, 200, 300, 400), 300)
+    asked = config(broken, tmp_path / "out", skip_bad=True)
+    found = search(asked, windows=(1, 2, 3), spacings=(100,), evaluate=loss)
+    assert [trial.steps for trial in found.trials] == [(400,), (400,), (200, 400)]
+    assert [trial.window.size for trial in found.trials] == [1, 2, 3]
+    for trial in found.trials:
+        assert trial.loss == pytest.approx(exact_loss(trial.steps), rel=1e-5)
+
+
+def test_when_every_average_ends_in_a_bad_checkpoint(tmp_path: Path) -> None:
+    broken = with_bad(tmp_path / "run", (100, 200), 200)
+    asked = config(broken, tmp_path / "out", window=2, skip_bad=True)
+    alone = dataclasses.replace(asked, window=None)
+    for attempt in (
+        lambda: slide(asked),
+        lambda: slide(asked, evaluate=loss, keep=False),
+        lambda: search(alone, windows=(1, 2), evaluate=loss),
+    ):
+        with pytest.raises(BequestError, match="every average would end"):
+            attempt()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_two_bad_members_are_both_told(tmp_path: Path) -> None:
+    broken = with_bad(tmp_path / "run", (100, 200, 300), 100, 200)
+    (broken / "checkpoint-400").mkdir()
+    asked = config(broken, tmp_path / "out", window=3, skip_bad=True)
+    notes = " ".join(build(plan_average(asked)).notes)
+    for said in ("checkpoint-100: tensor", "checkpoint-200: tensor", "checkpoint-400 was left out"):
+        assert said in notes
 
 
 def test_a_search_finds_the_lowest_loss(run: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from bequest.averaging.candidates import (
     make_candidate,
     measure,
     open_run,
+    require_any,
     require_models,
 )
 from bequest.averaging.measured import Evaluate, MeasuredLosses
@@ -34,7 +35,7 @@ class Trial:
     window: Window
     """Its size and spacing."""
     steps: tuple[int, ...]
-    """Its members, oldest first."""
+    """Its members, oldest first; with `skip_bad`, without those that hold NaN or Inf."""
     loss: float
     """Bits per byte of its average."""
 
@@ -104,25 +105,34 @@ def search(
             f"complete steps {listed(steps)}."
         )
     candidates = [
-        make_candidate(picked, members, config, target, f"{len(picked)}-{window.spacing}")
+        make_candidate(picked, members, config, target, _name(window))
         for picked, window in chosen.items()
     ]
     found: dict[str, tuple[Candidate, float]] = {}
     losses = MeasuredLosses(target, evaluate, evaluation)
     for candidate, loss in measure(candidates, target, losses, progress=progress):
         found[candidate.name] = (candidate, loss)
+    require_any([candidate for candidate, _ in found.values()])
     trials = tuple(
-        Trial(window=window, steps=picked, loss=found[f"{len(picked)}-{window.spacing}"][1])
-        for picked, window in chosen.items()
-        if f"{len(picked)}-{window.spacing}" in found
+        Trial(
+            window=window,
+            steps=tuple(m.step for m in found[_name(window)][0].plan.members if m.step is not None),
+            loss=found[_name(window)][1],
+        )
+        for window in chosen.values()
+        if _name(window) in found
     )
     best = min(trials, key=lambda trial: (trial.loss, trial.window.size))
-    winner = found[f"{len(best.steps)}-{best.window.spacing}"][0].plan
+    winner = found[_name(best.window)][0].plan
     plan = build(
         dataclasses.replace(winner, target=target), progress=progress, sections=_sections(trials)
     )
     losses.forget()
     return Search(trials=trials, best=best, plan=plan, notes=(*notes, *plan.notes))
+
+
+def _name(window: Window) -> str:
+    return f"{window.size}-{window.spacing}"
 
 
 def _windows(

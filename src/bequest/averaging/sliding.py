@@ -14,6 +14,7 @@ from bequest.averaging.candidates import (
     measure,
     open_run,
     raw_candidate,
+    require_any,
     require_models,
     write_candidates,
 )
@@ -116,12 +117,15 @@ def slide(
     with staged_folder(target, overwrite=config.overwrite) as staging:
         if keep:
             candidates = write_candidates(candidates, staging, progress=progress)
+            require_any(candidates)
         losses: dict[str, float] = {}
         measured = None if evaluate is None else MeasuredLosses(target, evaluate, evaluation)
         if measured is not None:
-            losses = _losses(
+            candidates, losses = _losses(
                 candidates, staging if keep else None, target, config, measured, progress=progress
             )
+        left_out = sorted(set(ends) - {c.plan.members[-1].step for c in candidates})
+        notes += [f"No average ends at step {end}, which holds NaN or Inf." for end in left_out]
         made = _slide(target, candidates, losses, notes)
         write_results(staging, command_line(), made.sections())
         used = {m.step: m for c in candidates for m in c.plan.members}
@@ -148,24 +152,33 @@ def _losses(
     measured: MeasuredLosses,
     *,
     progress: bool,
-) -> dict[str, float]:
-    """Evaluate the averages, and the newest member of each, by the folders' names."""
+) -> tuple[list[Candidate], dict[str, float]]:
+    """Evaluate the averages, and the newest member of each.
+
+    Returns:
+        The averages as they were made, and the losses by the folders' names.
+    """
     losses: dict[str, float] = {}
     temporary = [] if kept is not None else list(candidates)
     for candidate in candidates:
         newest = candidate.plan.members[-1].weights
         if newest.format != "model":
             temporary.append(raw_candidate(candidate, config))
+    found: dict[str, Candidate] = {}
     for candidate, loss in measure(temporary, target, measured, progress=progress):
-        losses[candidate.name] = loss
-    for candidate in candidates:
+        found[candidate.name], losses[candidate.name] = candidate, loss
+    made = list(candidates)
+    if kept is None:
+        made = [found[candidate.name] for candidate in candidates if candidate.name in found]
+        require_any(made)
+    for candidate in made:
         if f"raw-{candidate.name}" not in losses:
             folder = candidate.plan.members[-1].weights.location.folder
             raw = raw_candidate(candidate, config).plan
             losses[f"raw-{candidate.name}"] = measured.measure(raw, folder)
         if kept is not None:
             losses[candidate.name] = measured.measure(candidate.plan, kept / candidate.name)
-    return losses
+    return made, losses
 
 
 def _slide(
