@@ -7,9 +7,11 @@ it was.
 
 from __future__ import annotations
 
+import math
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -56,7 +58,7 @@ def follow(
     `OUT/members` holds the checkpoints of the current window by hard links; `OUT/step-N` is the
     average that ends at step N. Checkpoints that were there before are members, too; of the averages
     that they alone would make, only the newest is made. The run has ended when Trainer's state says
-    so in its newest checkpoint, or at the step `end`.
+    so in its newest checkpoint, or when it has a complete checkpoint of the step `end` or later.
 
     Args:
         config: the run's folder, the folder to write, window, spacing and mixture.
@@ -112,7 +114,7 @@ class _Watcher:
         self, run: Path, held: Holding, window: Window, *, poll: float, end: int | None
     ) -> None:
         self._run, self._held, self._window = run, held, window
-        self._poll, self._end = poll, end
+        self._poll, self._end = poll, math.inf if end is None else end
         self._thread = threading.Thread(target=self._watch, name="bequest-follow", daemon=True)
         self._stopping = threading.Event()
         self._news = threading.Event()
@@ -139,12 +141,13 @@ class _Watcher:
     def wait(self) -> bool:
         """Return when something was taken or the run has ended, and whether it has."""
         self._news.wait()
-        ended = self._ended
-        if not ended:
-            self._news.clear()
+        # Cleared before anything is read: what comes after it sets it again.
+        self._news.clear()
         if self._error is not None:
             raise self._error
-        return ended
+        if self._ended:
+            self._news.set()
+        return self._ended
 
     def _watch(self) -> None:
         try:
@@ -160,10 +163,13 @@ class _Watcher:
 
     def _look(self) -> bool:
         """Take what is complete, new and of use; return whether there was any."""
-        found = find_checkpoints(self._run)
-        if self._end is not None:
-            found = tuple(c for c in found if c.step <= (self._end or 0))
-        self._marks |= marks_of(checkpoint.path for checkpoint in found)
+        everything = find_checkpoints(self._run)
+        for checkpoint in everything:
+            with suppress(FileNotFoundError):  # The run may be deleting it.
+                self._marks |= marks_of([checkpoint.path])
+        # Looked at before those that count: once a later one is complete, they are.
+        is_past = any(self._is_complete(c) for c in everything if c.step > self._end)
+        found = [c for c in everything if c.step <= self._end]
         held = self._held.steps()
         oldest = self._window.oldest_needed(sorted(held))
         complete = [
@@ -175,29 +181,31 @@ class _Watcher:
             if checkpoint.step not in held and checkpoint.step >= oldest:
                 last = self._is_last(checkpoint)
                 taken = self._held.take(checkpoint)
+                is_past &= taken  # If not, it changed meanwhile: look again.
                 took |= taken
                 self._ended |= taken and last
         # After a restart the last checkpoint may have been taken before.
         self._ended |= bool(complete) and complete[-1].step in held and self._is_last(complete[-1])
+        self._ended |= is_past
         return took
 
     def _is_complete(self, checkpoint: RunCheckpoint) -> bool:
-        if not self._marks and not self._is_settled(checkpoint.path):
-            return False
-        return incompleteness(checkpoint.path, marks=self._marks) is None
+        try:
+            if not self._marks and not self._is_settled(checkpoint.path):
+                return False
+            return incompleteness(checkpoint.path, marks=self._marks) is None
+        except FileNotFoundError:
+            return False  # The run is deleting it.
 
     def _is_settled(self, path: Path) -> bool:
         """Whether a checkpoint without Trainer's marks looks as it did at the last look."""
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
-        try:
-            state = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-        except FileNotFoundError:
-            return False
+        state = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
         before, self._seen[path] = self._seen.get(path), state
         return before == state
 
     def _is_last(self, checkpoint: RunCheckpoint) -> bool:
-        if self._end is not None and checkpoint.step >= self._end:
+        if checkpoint.step >= self._end:
             return True
         try:
             state = read_json(checkpoint.path / TRAINER_STATE)
