@@ -59,6 +59,12 @@ def test_state_dicts(name: Callable[[int], str], prefix: str, base: Path, tmp_pa
     assert any("plain state dict" in note for note in plan.notes)
 
 
+def test_runs_of_litgpt(tmp_path: Path) -> None:
+    runs.write_state_dicts(tmp_path / "run", lambda step: f"iter-{step:06}-ckpt.pth", STEPS)
+    plan = bequest.average_checkpoints(tmp_path / "run", tmp_path / "out", window=3)
+    assert [member.step for member in plan.members] == list(STEPS)
+
+
 def test_folders_of_one_state_dict(tmp_path: Path) -> None:
     for step in STEPS:
         runs.write_state_dicts(tmp_path / f"epoch_{step}", lambda _: "weights.pt", (step,))
