@@ -22,6 +22,7 @@ from averaging import runs
 from bequest.averaging.average import AverageConfig
 from bequest.averaging.coefficients import coefficient_vector
 from bequest.averaging.follow import _Watcher, follow
+from bequest.averaging.follow_plan import plan_follow
 from bequest.averaging.holding import holding
 from bequest.averaging.plan import AveragePlan
 from bequest.averaging.trajectory import Window
@@ -274,6 +275,29 @@ def test_a_bad_member_ends_it_or_is_skipped(tmp_path: Path) -> None:
         follow(config(run, tmp_path / "out", window=3), poll=0.05)
     follow(config(run, tmp_path / "out", window=3, skip_bad=True), poll=0.05)
     hold_to_reference(tmp_path / "out" / "step-600", (200, 600))
+
+
+def test_a_planned_follower_touches_nothing(tmp_path: Path) -> None:
+    run, out = runs.write_trainer_run(tmp_path / "run", (100, 200, 300, 400)), tmp_path / "out"
+    (run / "checkpoint-400" / "trainer_state.json").unlink()
+    planned = plan_follow(config(run, out, window=2))
+    assert [c.name for c in planned.candidates] == ["step-300"]
+    assert "checkpoint-400 is not taken yet: it has no readable trainer_state.json" in " ".join(
+        planned.notes
+    )
+    assert not out.exists()
+    follow(config(run, out, window=2, end=300), poll=0.05)
+    assert planned.written == (out / "step-300" / "model.safetensors").stat().st_size
+    shutil.rmtree(run / "checkpoint-300")  # it is held
+    runs.write_trainer_checkpoint(run, 400)
+    before = sorted(out.rglob("*"))
+    planned = plan_follow(config(run, out, window=2))
+    steps = [[m.step for m in c.plan.members] for c in planned.candidates]
+    assert steps == [[300, 400]]
+    assert sorted(out.rglob("*")) == before
+    planned = plan_follow(config(run, out, window=9))
+    assert (planned.candidates, planned.written) == ((), 0)
+    assert "No average can be made yet" in planned.notes[-2]
 
 
 def test_follow_refuses(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from bequest.averaging import candidates, streaming
 from bequest.averaging.average import AverageConfig, plan_average
 from bequest.averaging.build import build
 from bequest.averaging.coefficients import coefficient_vector
-from bequest.averaging.search import search
-from bequest.averaging.sliding import slide
+from bequest.averaging.search import plan_search, search
+from bequest.averaging.sliding import plan_slide, slide
 from bequest.checkpoints.lineage import read_lineage, verify_outputs
 from bequest.checkpoints.pieces import OpenFiles, StoredTensor, read_elements
 from bequest.errors import BequestError
@@ -92,6 +92,48 @@ def test_each_checkpoint_is_read_once(
     slide(config(run, tmp_path / "out", window=3), evaluate=evaluate, keep=evaluate is None)
     size = sum(t.numel() * 4 for t in runs.state_of(100).values())
     assert read == {f"checkpoint-{step}": size for step in runs.STEPS}
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_plan_says_what_is_then_read_and_written(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: bool
+) -> None:
+    asked = config(run, tmp_path / "out", window=2, spacing=200, end=500)
+    planned = plan_slide(asked, evaluated=True, keep=keep)
+    assert not list(tmp_path.iterdir())
+    read = 0
+
+    def counting(tensor: StoredTensor, first: int, out: Any, files: OpenFiles) -> None:
+        nonlocal read
+        read += out.nbytes
+        read_elements(tensor, first, out, files)
+
+    monkeypatch.setattr(streaming, "read_elements", counting)
+    sizes: list[int] = []
+
+    def sized(folder: Path) -> float:
+        if folder.name.startswith("step-"):
+            sizes.append((folder / "model.safetensors").stat().st_size)
+        return 1.0
+
+    made = slide(asked, evaluate=sized, keep=keep)
+    assert [c.name for c in planned.candidates] == [f"step-{step}" for step in made.steps]
+    rows = planned.sections()[0].data["rows"]
+    assert [row[1] for row in rows] == [", ".join(map(str, steps)) for steps in made.members]
+    assert planned.bytes_read == read
+    assert (planned.written, planned.temporary) == ((sum(sizes), 0) if keep else (0, sum(sizes)))
+
+
+def test_a_planned_search_names_its_trials(run: Path, tmp_path: Path) -> None:
+    asked = config(run, tmp_path / "out", end=500)
+    planned = plan_search(asked, windows=(1, 2, 3), spacings=(100, 200))
+    assert not list(tmp_path.iterdir())
+    found = search(asked, windows=(1, 2, 3), spacings=(100, 200), evaluate=loss)
+    assert [c.name for c in planned.candidates] == [
+        f"{trial.window.size}-{trial.window.spacing}" for trial in found.trials
+    ]
+    assert planned.written == (tmp_path / "out" / "model.safetensors").stat().st_size
+    assert planned.temporary == len(found.trials) * planned.written
 
 
 def test_what_is_only_evaluated_leaves_no_weights(run: Path, tmp_path: Path) -> None:

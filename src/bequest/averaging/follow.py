@@ -17,11 +17,12 @@ from pathlib import Path
 from types import TracebackType
 
 from bequest.averaging.alike import Member
-from bequest.averaging.average import AverageConfig, require_out
+from bequest.averaging.average import AverageConfig
 from bequest.averaging.build import build
+from bequest.averaging.follow_plan import Following, averages_in
 from bequest.averaging.holding import Holding, holding
 from bequest.averaging.plan import AveragePlan, plan_of
-from bequest.averaging.trajectory import DEFAULT_WINDOW, Window
+from bequest.averaging.trajectory import Window
 from bequest.checkpoints.checkpoint import read_json
 from bequest.checkpoints.formats import open_weights
 from bequest.checkpoints.publish import check_target
@@ -32,7 +33,7 @@ from bequest.checkpoints.run import (
     incompleteness,
     marks_of,
 )
-from bequest.errors import BequestError, InputError
+from bequest.errors import BequestError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,18 +73,8 @@ def follow(
         CheckpointError: a member holds NaN or Inf and `skip_bad` is not set.
         StorageError: the disk is full or failed; what was finished stays.
     """
-    if len(config.sources) != 1 or config.repo is not None:
-        raise InputError("sources must be one run's folder; name it, and the folder to write.")
-    if keep < 1:
-        raise InputError(f"keep is {keep}; at least the newest average stays.")
-    if poll <= 0:
-        raise InputError(f"poll is {poll}; give the seconds between two looks.")
-    run = Path(config.sources[0]).expanduser()
-    if not run.is_dir():
-        raise InputError(f"run {run} is no folder; name the folder that will hold the checkpoints.")
-    out = Path(require_out(config)).expanduser()
-    size = DEFAULT_WINDOW if config.window is None else config.window
-    window = Window(size=size, spacing=config.spacing)
+    asked = Following.of(config, keep=keep, poll=poll)
+    run, out, window = asked.run, asked.out, asked.window
     made: list[tuple[int, Path]] = []
     with (
         holding(out, run) as held,
@@ -92,7 +83,7 @@ def follow(
         while True:
             ended = watcher.wait()
             members = list(held.members())
-            due = _due(window, out, members)
+            due = asked.due(members)
             for end in due:
                 plan = _average(end, window, held, out, config, progress=progress)
                 if plan is None:
@@ -215,20 +206,6 @@ class _Watcher:
         return isinstance(last, int) and 0 < last <= int(state.get("global_step", 0))
 
 
-def _averages(out: Path) -> dict[int, Path]:
-    """Return the averages that stand in a follower's folder by the step at which they end."""
-    return {c.step: c.path for c in find_checkpoints(out) if c.path.is_dir()}
-
-
-def _due(window: Window, out: Path, members: list[int]) -> list[int]:
-    """Return the steps at which an average can end and does not stand yet, increasing."""
-    ends = window.ends(members)
-    made = _averages(out)
-    if not made:
-        return list(ends[-1:])
-    return [end for end in ends if end > max(made)]
-
-
 def _average(
     end: int, window: Window, held: Holding, out: Path, config: AverageConfig, *, progress: bool
 ) -> AveragePlan | None:
@@ -252,5 +229,5 @@ def _average(
 
 
 def _remove_old(out: Path, keep: int) -> None:
-    for _, path in sorted(_averages(out).items())[:-keep]:
+    for _, path in sorted(averages_in(out).items())[:-keep]:
         shutil.rmtree(path)
