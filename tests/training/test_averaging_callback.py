@@ -404,6 +404,59 @@ def test_sfttrainer_keeps_the_raw_side_metrics_apart(tmp_path: Path) -> None:
     assert (tmp_path / "averaged/checkpoint-6/averaging/ema/model.safetensors").exists()
 
 
+def test_dpotrainer_keeps_the_raw_rewards_apart(tmp_path: Path) -> None:
+    trl = pytest.importorskip("trl")
+
+    def pairs(seed: int, rows: int) -> Dataset:
+        numbers = np.random.default_rng(seed).integers(0, 60, size=(rows, 9))
+        words = [[f"w{number}" for number in row] for row in numbers]
+        return Dataset.from_list(
+            [
+                {
+                    "prompt": " ".join(row[:3]),
+                    "chosen": " " + " ".join(row[3:6]),
+                    "rejected": " " + " ".join(row[6:]),
+                }
+                for row in words
+            ]
+        )
+
+    def train(folder: Path, recipes: dict[str, Recipe] | None) -> list[dict[str, float]]:
+        trainer = trl.DPOTrainer(
+            model=tiny_model(),
+            ref_model=tiny_model(),
+            args=trl.DPOConfig(
+                output_dir=str(folder),
+                max_steps=4,
+                eval_strategy="steps",
+                eval_steps=2,
+                save_steps=4,
+                per_device_train_batch_size=4,
+                learning_rate=3e-2,
+                use_cpu=True,
+                bf16=False,
+                report_to="none",
+                disable_tqdm=True,
+            ),
+            train_dataset=pairs(0, 16),
+            eval_dataset=pairs(1, 8),
+            processing_class=word_tokenizer(),
+        )
+        if recipes is not None:
+            trainer.add_callback(WeightAveragingCallback(trainer, **recipes))
+        trainer.train()
+        return evaluations(trainer)
+
+    plain = train(tmp_path / "plain", None)
+    averaged = train(tmp_path / "averaged", RECIPES)
+    for before, after in zip(plain, averaged, strict=True):
+        raw = [key for key in before if key.startswith(("eval_rewards", "eval_logps", "eval_loss"))]
+        assert "eval_rewards/margins" in raw
+        assert [before[key] for key in raw] == [after[key] for key in raw]
+        assert after["eval_ema_rewards/margins"] != after["eval_rewards/margins"]
+    assert (tmp_path / "averaged/checkpoint-4/averaging/lawa/model.safetensors").exists()
+
+
 def word_tokenizer() -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
