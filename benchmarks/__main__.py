@@ -15,6 +15,7 @@ BENCHMARKS = (
     "token_losses",
     "evaluate",
     "pretrain",
+    "averaging_live",
 )
 
 

@@ -21,7 +21,8 @@ import bequest
 from averaging import runs
 from bequest.averaging.average import AverageConfig
 from bequest.averaging.coefficients import coefficient_vector
-from bequest.averaging.follow import follow
+from bequest.averaging.follow import _Watcher, follow
+from bequest.averaging.follow_plan import plan_follow
 from bequest.averaging.holding import holding
 from bequest.averaging.plan import AveragePlan
 from bequest.averaging.trajectory import Window
@@ -181,6 +182,57 @@ def test_files_of_a_program_of_ones_own(tmp_path: Path) -> None:
     hold_to_reference(tmp_path / "out" / "step-300", (200, 300))
 
 
+@pytest.mark.parametrize("form", ["trainer", "state dicts"])
+def test_an_end_between_two_checkpoints_is_the_end(form: str, tmp_path: Path) -> None:
+    run, steps = tmp_path / "run", (100, 200, 300)
+    if form == "trainer":
+        runs.write_trainer_run(run, steps)
+    else:
+        runs.write_state_dicts(run, lambda step: f"step{step}.safetensors", steps)
+    done = follow(config(run, tmp_path / "out", window=2, end=250), poll=0.05)
+    assert done.steps == (200,)
+    hold_to_reference(tmp_path / "out" / "step-200", (100, 200))
+
+
+def test_news_that_come_while_the_follower_wakes_are_not_lost(tmp_path: Path) -> None:
+    run = runs.write_trainer_run(tmp_path / "run", (100,))
+    with holding(tmp_path / "out", run) as held:
+        watcher = _Watcher(run, held, Window(size=1), poll=60, end=None)
+
+        class News(threading.Event):
+            def clear(self) -> None:  # the watcher's thread sees the end at the worst moment
+                if not watcher._ended:
+                    watcher._ended = True
+                    self.set()
+                super().clear()
+
+        watcher._news = News()
+        watcher._news.set()
+        assert watcher.wait()
+        assert watcher._news.is_set()  # asked again, it does not wait for ever
+
+
+def test_a_checkpoint_that_is_deleted_during_a_look_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = runs.write_state_dicts(
+        tmp_path / "run", lambda step: f"step{step}.safetensors", (100, 200)
+    )
+    (run / "step50").mkdir()
+    listed = Path.rglob
+
+    def rglob(path: Path, pattern: str) -> object:
+        if path.name == "step50" and path.exists():
+            path.rmdir()
+            raise FileNotFoundError(path)
+        return listed(path, pattern)
+
+    monkeypatch.setattr(Path, "rglob", rglob)
+    follow(config(run, tmp_path / "out", window=2, end=200), poll=0.05)
+    assert not (run / "step50").exists()
+    hold_to_reference(tmp_path / "out" / "step-200", (100, 200))
+
+
 def test_a_member_that_is_written_to_is_let_go(tmp_path: Path) -> None:
     run = runs.write_trainer_run(tmp_path / "run", (100, 200))
     file = run / "checkpoint-200" / "model.safetensors"
@@ -223,6 +275,29 @@ def test_a_bad_member_ends_it_or_is_skipped(tmp_path: Path) -> None:
         follow(config(run, tmp_path / "out", window=3), poll=0.05)
     follow(config(run, tmp_path / "out", window=3, skip_bad=True), poll=0.05)
     hold_to_reference(tmp_path / "out" / "step-600", (200, 600))
+
+
+def test_a_planned_follower_touches_nothing(tmp_path: Path) -> None:
+    run, out = runs.write_trainer_run(tmp_path / "run", (100, 200, 300, 400)), tmp_path / "out"
+    (run / "checkpoint-400" / "trainer_state.json").unlink()
+    planned = plan_follow(config(run, out, window=2))
+    assert [c.name for c in planned.candidates] == ["step-300"]
+    assert "checkpoint-400 is not taken yet: it has no readable trainer_state.json" in " ".join(
+        planned.notes
+    )
+    assert not out.exists()
+    follow(config(run, out, window=2, end=300), poll=0.05)
+    assert planned.written == (out / "step-300" / "model.safetensors").stat().st_size
+    shutil.rmtree(run / "checkpoint-300")  # it is held
+    runs.write_trainer_checkpoint(run, 400)
+    before = sorted(out.rglob("*"))
+    planned = plan_follow(config(run, out, window=2))
+    steps = [[m.step for m in c.plan.members] for c in planned.candidates]
+    assert steps == [[300, 400]]
+    assert sorted(out.rglob("*")) == before
+    planned = plan_follow(config(run, out, window=9))
+    assert (planned.candidates, planned.written) == ((), 0)
+    assert "No average can be made yet" in planned.notes[-2]
 
 
 def test_follow_refuses(tmp_path: Path) -> None:

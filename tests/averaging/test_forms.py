@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
@@ -56,6 +57,12 @@ def test_state_dicts(name: Callable[[int], str], prefix: str, base: Path, tmp_pa
     runs.same_bits(runs.read(tmp_path / "bare"), expected(), torch.float32)
     assert not (tmp_path / "bare" / "config.json").exists()
     assert any("plain state dict" in note for note in plan.notes)
+
+
+def test_runs_of_litgpt(tmp_path: Path) -> None:
+    runs.write_state_dicts(tmp_path / "run", lambda step: f"iter-{step:06}-ckpt.pth", STEPS)
+    plan = bequest.average_checkpoints(tmp_path / "run", tmp_path / "out", window=3)
+    assert [member.step for member in plan.members] == list(STEPS)
 
 
 def test_folders_of_one_state_dict(tmp_path: Path) -> None:
@@ -222,6 +229,26 @@ def test_adapters(base: Path, tmp_path: Path) -> None:
         AutoModelForCausalLM.from_pretrained(base), str(tmp_path / "out")
     )
     assert loaded.active_adapter == "default"
+
+
+def test_adapters_of_processes_that_ordered_their_modules_otherwise(
+    base: Path, tmp_path: Path
+) -> None:
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base),
+        LoraConfig(r=2, target_modules=["q_proj", "v_proj"]),
+    )
+    for step, order in ((1, ["q_proj", "v_proj"]), (2, ["v_proj", "q_proj"])):
+        model.save_pretrained(tmp_path / f"checkpoint-{step}")
+        file = tmp_path / f"checkpoint-{step}" / "adapter_config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "target_modules": order}))
+    plan = bequest.average_checkpoints(tmp_path, tmp_path / "out", window=2)
+    assert len(plan.members) == 2
+    file.write_text(json.dumps({**json.loads(file.read_text()), "target_modules": ["q_proj"]}))
+    with pytest.raises(
+        BequestError, match=r"target_modules = \['q_proj', 'v_proj'\] and \['q_proj"
+    ):
+        bequest.average_checkpoints(tmp_path, tmp_path / "other", window=2)
 
 
 def test_an_adapter_is_no_model(base: Path, tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,11 +19,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from averaging import runs
-from bequest.averaging import streaming
-from bequest.averaging.average import AverageConfig
+from bequest.averaging import candidates, streaming
+from bequest.averaging.average import AverageConfig, plan_average
+from bequest.averaging.build import build
 from bequest.averaging.coefficients import coefficient_vector
-from bequest.averaging.search import search
-from bequest.averaging.sliding import slide
+from bequest.averaging.search import plan_search, search
+from bequest.averaging.sliding import plan_slide, slide
 from bequest.checkpoints.lineage import read_lineage, verify_outputs
 from bequest.checkpoints.pieces import OpenFiles, StoredTensor, read_elements
 from bequest.errors import BequestError
@@ -92,6 +95,48 @@ def test_each_checkpoint_is_read_once(
     assert read == {f"checkpoint-{step}": size for step in runs.STEPS}
 
 
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_plan_says_what_is_then_read_and_written(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: bool
+) -> None:
+    asked = config(run, tmp_path / "out", window=2, spacing=200, end=500)
+    planned = plan_slide(asked, evaluated=True, keep=keep)
+    assert not list(tmp_path.iterdir())
+    read = 0
+
+    def counting(tensor: StoredTensor, first: int, out: Any, files: OpenFiles) -> None:
+        nonlocal read
+        read += out.nbytes
+        read_elements(tensor, first, out, files)
+
+    monkeypatch.setattr(streaming, "read_elements", counting)
+    sizes: list[int] = []
+
+    def sized(folder: Path) -> float:
+        if folder.name.startswith("step-"):
+            sizes.append((folder / "model.safetensors").stat().st_size)
+        return 1.0
+
+    made = slide(asked, evaluate=sized, keep=keep)
+    assert [c.name for c in planned.candidates] == [f"step-{step}" for step in made.steps]
+    rows = planned.sections()[0].data["rows"]
+    assert [row[1] for row in rows] == [", ".join(map(str, steps)) for steps in made.members]
+    assert planned.bytes_read == read
+    assert (planned.written, planned.temporary) == ((sum(sizes), 0) if keep else (0, sum(sizes)))
+
+
+def test_a_planned_search_names_its_trials(run: Path, tmp_path: Path) -> None:
+    asked = config(run, tmp_path / "out", end=500)
+    planned = plan_search(asked, windows=(1, 2, 3), spacings=(100, 200))
+    assert not list(tmp_path.iterdir())
+    found = search(asked, windows=(1, 2, 3), spacings=(100, 200), evaluate=loss)
+    assert [c.name for c in planned.candidates] == [
+        f"{trial.window.size}-{trial.window.spacing}" for trial in found.trials
+    ]
+    assert planned.written == (tmp_path / "out" / "model.safetensors").stat().st_size
+    assert planned.temporary == len(found.trials) * planned.written
+
+
 def test_what_is_only_evaluated_leaves_no_weights(run: Path, tmp_path: Path) -> None:
     made = slide(config(run, tmp_path / "out", end=400, window=3), evaluate=loss, keep=False)
     assert made.steps == (300, 400)
@@ -118,16 +163,75 @@ def test_checkpoints_without_a_configuration_are_evaluated_too(tmp_path: Path) -
 
 
 def test_a_bad_checkpoint_is_left_out_of_every_average(run: Path, tmp_path: Path) -> None:
-    broken = runs.write_trainer_run(tmp_path / "run", (100, 200, 300, 400))
-    file = broken / "checkpoint-300" / "model.safetensors"
-    state = load_file(file)
-    state["model.norm.weight"][0] = float("nan")
-    save_file(state, file)
+    broken = with_bad(tmp_path / "run", (100, 200, 300, 400), 300)
     with pytest.raises(BequestError, match=r"checkpoint-300: tensor 'model\.norm\.weight'"):
         slide(config(broken, tmp_path / "out", window=2))
     assert not (tmp_path / "out").exists()
     made = slide(config(broken, tmp_path / "out", window=2, skip_bad=True))
     assert (made.steps, made.members) == ((200, 400), ((100, 200), (400,)))
+
+
+def with_bad(run: Path, steps: tuple[int, ...], *bad: int) -> Path:
+    """A run, some of whose checkpoints hold a NaN."""
+    runs.write_trainer_run(run, steps)
+    for step in bad:
+        file = run / f"checkpoint-{step}" / "model.safetensors"
+        state = load_file(file)
+        state["model.norm.weight"][0] = float("nan")
+        save_file(state, file)
+    return run
+
+
+@pytest.mark.parametrize("room", ["for all", "for one"])
+def test_what_is_only_evaluated_leaves_out_bad_checkpoints_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: str
+) -> None:
+    if room == "for one":
+        full = SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=1), rmtree=shutil.rmtree)
+        monkeypatch.setattr(candidates, "shutil", full)
+    broken = with_bad(tmp_path / "run", (100, 200, 300, 400), 300)
+    asked = config(broken, tmp_path / "out", window=2, skip_bad=True)
+    made = slide(asked, evaluate=loss, keep=False)
+    assert (made.steps, made.members) == ((200, 400), ((100, 200), (400,)))
+    assert made.averaged == pytest.approx([exact_loss((100, 200)), exact_loss((400,))], rel=1e-5)
+    assert made.raw == pytest.approx([exact_loss((200,)), exact_loss((400,))], rel=1e-5)
+    assert "No average ends at step 300, which holds NaN or Inf." in made.notes
+    kept = slide(dataclasses.replace(asked, out=str(tmp_path / "kept")), evaluate=loss)
+    assert (kept.members, kept.notes) == (made.members, made.notes)
+    assert (kept.raw, kept.averaged) == (made.raw, made.averaged)
+
+
+def test_a_search_tells_the_members_that_were_averaged(tmp_path: Path) -> None:
+    broken = with_bad(tmp_path / "run", (100, 200, 300, 400), 300)
+    asked = config(broken, tmp_path / "out", skip_bad=True)
+    found = search(asked, windows=(1, 2, 3), spacings=(100,), evaluate=loss)
+    assert [trial.steps for trial in found.trials] == [(400,), (400,), (200, 400)]
+    assert [trial.window.size for trial in found.trials] == [1, 2, 3]
+    for trial in found.trials:
+        assert trial.loss == pytest.approx(exact_loss(trial.steps), rel=1e-5)
+
+
+def test_when_every_average_ends_in_a_bad_checkpoint(tmp_path: Path) -> None:
+    broken = with_bad(tmp_path / "run", (100, 200), 200)
+    asked = config(broken, tmp_path / "out", window=2, skip_bad=True)
+    alone = dataclasses.replace(asked, window=None)
+    for attempt in (
+        lambda: slide(asked),
+        lambda: slide(asked, evaluate=loss, keep=False),
+        lambda: search(alone, windows=(1, 2), evaluate=loss),
+    ):
+        with pytest.raises(BequestError, match="every average would end"):
+            attempt()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_two_bad_members_are_both_told(tmp_path: Path) -> None:
+    broken = with_bad(tmp_path / "run", (100, 200, 300), 100, 200)
+    (broken / "checkpoint-400").mkdir()
+    asked = config(broken, tmp_path / "out", window=3, skip_bad=True)
+    notes = " ".join(build(plan_average(asked)).notes)
+    for said in ("checkpoint-100: tensor", "checkpoint-200: tensor", "checkpoint-400 was left out"):
+        assert said in notes
 
 
 def test_a_search_finds_the_lowest_loss(run: Path, tmp_path: Path) -> None:

@@ -56,6 +56,17 @@ def test_windows_are_what_they_say(steps: list[int], size: int, spacing: int | N
         ("epoch=2", 2),
         ("ckpt_8.pth", 8),
         ("1500", 1500),
+        ("step1000-unsharded", 1000),
+        ("step1000-tokens4B", 1000),
+        ("step2000-hf", 2000),
+        ("iter-000100-ckpt.pth", 100),
+        ("step-00001000", 1000),
+        ("step1000-unsharded-tmp", None),
+        ("step5-old", None),
+        ("step5.tmp", None),
+        ("iter-5-ckpt.pth.part", None),
+        ("step-5-shadow.safetensors", None),
+        ("5-ckpt", None),
         ("checkpoint-final", None),
         ("checkpoint-5-old", None),
         ("runs", None),
@@ -75,6 +86,15 @@ def test_a_run_holds_more_than_checkpoints(tmp_path: Path) -> None:
     for name in ("step7", "7.json", "trainer_state.json"):
         (run / name).write_text("{}")
     assert [checkpoint.step for checkpoint in find_checkpoints(run)] == [9, 10]
+
+
+def test_two_forms_of_one_step_are_refused(tmp_path: Path) -> None:
+    for name in ("step1000", "step2000-unsharded", "step01000-unsharded"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match="both of step 1000; name the checkpoints themselves"):
+        find_checkpoints(tmp_path)
+    (tmp_path / "step1000").rmdir()
+    assert [checkpoint.step for checkpoint in find_checkpoints(tmp_path)] == [1000, 2000]
 
 
 def test_completeness(tmp_path: Path) -> None:

@@ -122,7 +122,9 @@ def test_explicit_checkpoints(trained: Path, tmp_path: Path) -> None:
         ["--sliding", "--search"],
         ["--sliding", "--texts", "nowhere.jsonl"],
         ["--sliding", "--discard"],
-        ["--sliding", "--dry-run"],
+        ["--sliding", "--discard", "--dry-run"],
+        ["--search", "--dry-run"],
+        ["--follow", "--poll", "0", "--dry-run"],
         ["--search"],
         ["--follow", "--poll", "0"],
         ["--follow", "--keep", "0"],
@@ -136,6 +138,24 @@ def test_bad_arguments(arguments: list[str], trained: Path, tmp_path: Path) -> N
     assert outcome.code == 2, outcome
     assert outcome.stdout == ""
     assert "Traceback" not in outcome.stderr
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", ["sliding", "search", "follow"])
+def test_a_dry_run_of_every_mode(mode: str, trained: Path, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    texts = tmp_path / "texts.txt"
+    texts.write_text("Some text.")
+    words = [trained, place / "out", f"--{mode}", "--dry-run"]
+    words += ["--texts", texts] if mode == "search" else ["--window", "2"]
+    told = run_warm("average", *words, log=tmp_path / "log")
+    assert (told.code, told.stderr) == (0, ""), told
+    assert "500, 600" in told.stdout
+    assert "bytes to read" in told.stdout
+    assert "Nothing was written: dry run." in told.stdout
+    document = json.loads(run_warm("average", *words, "--json", log=tmp_path / "log").stdout)
+    assert [section["title"] for section in document["sections"]] == ["averages", "what it takes"]
     assert list(place.iterdir()) == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +31,7 @@ from bequest.averaging.recipes import (
     Recipe,
     StochasticWeightAverage,
 )
+from bequest.averaging.snapshot import HostCopier
 from bequest.errors import CheckpointError, InputError
 from bequest.training import averaging_callback
 from bequest.training.averaging_callback import WeightAveragingCallback
@@ -209,21 +211,50 @@ def test_resume_without_the_state_where_it_should_be(tmp_path: Path) -> None:
     late.train(resume_from_checkpoint=True)
     state = json.loads((tmp_path / "a/checkpoint-12/averaging/state.json").read_text())
     assert state["averages"]["ema"]["updates"] == 8
-    # Another folder, which the trainer does not tell callbacks about.
-    moved = trainer_for(tmp_path / "b", RECIPES, max_steps=14)
-    with pytest.raises(InputError, match="resume_from_checkpoint"):
-        moved.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-12"))
-    named = trainer_for(
-        tmp_path / "b",
-        RECIPES,
-        max_steps=14,
-        resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-12"),
-    )
-    named.train(resume_from_checkpoint=named.args.resume_from_checkpoint)
-    assert (tmp_path / "b" / "averaging" / "step-14.safetensors").exists()
     changed = trainer_for(tmp_path / "a", {"lawa": LatestWeightAverage(spacing=3)}, max_steps=14)
     with pytest.raises(CheckpointError, match="same settings"):
         changed.train(resume_from_checkpoint=True)
+
+
+def test_averages_come_from_the_checkpoint_that_training_goes_on_from(tmp_path: Path) -> None:
+    for name, rate in (("a", 3e-2), ("b", 1e-1)):  # both runs have a checkpoint-4
+        trainer_for(tmp_path / name, RECIPES, max_steps=4, learning_rate=rate).train()
+    source = tmp_path / "a" / "checkpoint-4"
+    moved = trainer_for(tmp_path / "b", RECIPES, max_steps=6)
+    moved.train(resume_from_checkpoint=str(source))
+    whole = trainer_for(tmp_path / "whole", RECIPES, max_steps=6)
+    whole.train()
+    assert average_bytes(moved) == average_bytes(whole)
+    shutil.rmtree(source / "averaging")
+    shutil.copytree(tmp_path / "whole" / "checkpoint-6" / "averaging", source / "averaging")
+    mixed = trainer_for(tmp_path / "b", RECIPES, max_steps=6)
+    shutil.copytree(
+        tmp_path / "whole" / "averaging", tmp_path / "a" / "averaging", dirs_exist_ok=True
+    )
+    with pytest.raises(CheckpointError, match="up to step 6, but the trainer goes on from step 4"):
+        mixed.train(resume_from_checkpoint=str(source))
+
+
+def test_two_callbacks_on_one_trainer_are_refused(tmp_path: Path) -> None:
+    trainer = trainer_for(tmp_path, None)
+    both = [WeightAveragingCallback(trainer, lawa=LatestWeightAverage(spacing=n)) for n in (2, 3)]
+    trainer.add_callback(both[0])
+    with pytest.raises(InputError, match="give all recipes to one"):
+        WeightAveragingCallback(trainer, ema=ExponentialMovingAverage())
+    trainer.add_callback(both[1])
+    with pytest.raises(InputError, match="give all recipes to one"):
+        trainer.train()
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_an_average_that_decides_needs_its_state_in_checkpoints(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"load_best_model_at_end": True, "save_only_model": True}
+    options |= {"greater_is_better": False, "max_steps": 4}
+    refused = trainer_for(tmp_path, RECIPES, metric_for_best_model="eval_lawa_loss", **options)
+    with pytest.raises(InputError, match="save_only_model is True, but eval_lawa_loss decides"):
+        refused.train()
+    assert refused.state.global_step == 0
+    trainer_for(tmp_path, RECIPES, metric_for_best_model="eval_loss", **options).train()
 
 
 @pytest.mark.parametrize("metric", ["eval_loss", "lawa_loss"])
@@ -373,6 +404,59 @@ def test_sfttrainer_keeps_the_raw_side_metrics_apart(tmp_path: Path) -> None:
     assert (tmp_path / "averaged/checkpoint-6/averaging/ema/model.safetensors").exists()
 
 
+def test_dpotrainer_keeps_the_raw_rewards_apart(tmp_path: Path) -> None:
+    trl = pytest.importorskip("trl")
+
+    def pairs(seed: int, rows: int) -> Dataset:
+        numbers = np.random.default_rng(seed).integers(0, 60, size=(rows, 9))
+        words = [[f"w{number}" for number in row] for row in numbers]
+        return Dataset.from_list(
+            [
+                {
+                    "prompt": " ".join(row[:3]),
+                    "chosen": " " + " ".join(row[3:6]),
+                    "rejected": " " + " ".join(row[6:]),
+                }
+                for row in words
+            ]
+        )
+
+    def train(folder: Path, recipes: dict[str, Recipe] | None) -> list[dict[str, float]]:
+        trainer = trl.DPOTrainer(
+            model=tiny_model(),
+            ref_model=tiny_model(),
+            args=trl.DPOConfig(
+                output_dir=str(folder),
+                max_steps=4,
+                eval_strategy="steps",
+                eval_steps=2,
+                save_steps=4,
+                per_device_train_batch_size=4,
+                learning_rate=3e-2,
+                use_cpu=True,
+                bf16=False,
+                report_to="none",
+                disable_tqdm=True,
+            ),
+            train_dataset=pairs(0, 16),
+            eval_dataset=pairs(1, 8),
+            processing_class=word_tokenizer(),
+        )
+        if recipes is not None:
+            trainer.add_callback(WeightAveragingCallback(trainer, **recipes))
+        trainer.train()
+        return evaluations(trainer)
+
+    plain = train(tmp_path / "plain", None)
+    averaged = train(tmp_path / "averaged", RECIPES)
+    for before, after in zip(plain, averaged, strict=True):
+        raw = [key for key in before if key.startswith(("eval_rewards", "eval_logps", "eval_loss"))]
+        assert "eval_rewards/margins" in raw
+        assert [before[key] for key in raw] == [after[key] for key in raw]
+        assert after["eval_ema_rewards/margins"] != after["eval_rewards/margins"]
+    assert (tmp_path / "averaged/checkpoint-4/averaging/lawa/model.safetensors").exists()
+
+
 def word_tokenizer() -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -420,3 +504,31 @@ def test_what_cannot_be_averaged_is_refused(
     else:
         with pytest.raises(InputError, match=message):
             averaging_callback._refuse_unsupported(trainer, state, save_averaged=True)
+
+
+def test_the_best_weights_are_loaded_after_the_last_snapshot_is_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stop(TrainerCallback):  # at a step without an evaluation, which would wait, too
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            control.should_training_stop = state.global_step == 3
+
+    events: list[str] = []
+    start, order = HostCopier.start, HostCopier.order_after_copies
+    monkeypatch.setattr(HostCopier, "start", lambda *a: (start(*a), events.append("snapshot"))[0])
+    monkeypatch.setattr(
+        HostCopier, "order_after_copies", lambda c: (order(c), events.append("order"))[0]
+    )
+    trainer = trainer_for(
+        tmp_path,
+        {"lawa": LatestWeightAverage(spacing=1)},
+        save_averaged=False,
+        load_best_model_at_end=True,
+        callbacks=[Stop()],
+        eval_steps=2,
+        save_steps=2,
+    )
+    load = trainer._load_best_model
+    monkeypatch.setattr(trainer, "_load_best_model", lambda: (events.append("load"), load()))
+    trainer.train()
+    assert events[-3:] == ["snapshot", "order", "load"]

@@ -28,6 +28,8 @@ _NOT_THE_MODEL = {
     "revision",
 }
 """Configuration fields that may differ between checkpoints of one model; the tensors tell dtypes."""
+_SETS = {"target_modules", "exclude_modules", "feedforward_modules", "modules_to_save"}
+"""Fields that PEFT keeps as sets: it writes them in an order that is another in each process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +112,12 @@ def _first_field(old: Any, new: Any, path: str = "") -> tuple[str, Any, Any] | N
         inner = f"{path}.{key}" if path else str(key)
         if key not in old or key not in new:
             return (inner, old.get(key, "nothing"), new.get(key, "nothing"))
-        found = _first_field(old[key], new[key], inner)
+        values = (old[key], new[key])
+        if key in _SETS and all(isinstance(value, list) for value in values):
+            if set(old[key]) != set(new[key]):
+                return (inner, *values)
+            continue
+        found = _first_field(*values, inner)
         if found is not None:
             return found
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tempfile
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from bequest.averaging.alike import Member
 from bequest.averaging.coefficients import coefficient_vector
 from bequest.averaging.plan import AveragePlan, plan_of
 from bequest.averaging.streaming import NonFiniteError, write_averages
@@ -54,23 +56,31 @@ def without_bad(plan: AveragePlan, source: StoredTensor) -> AveragePlan:
     Raises:
         CheckpointError: bad members are not to be skipped, or nothing would be left.
     """
-    bad = next(m for m in plan.members if m.weights.tensors[source.name] is source)
-    fault = f"{bad.weights.name}: tensor {source.name!r} holds NaN or Inf"
+    bad = bad_member(plan, source)
+    fault = _fault(bad, source)
     left = [member for member in plan.members if member is not bad]
-    if not plan.manner.skip_bad:
-        raise CheckpointError(f"{fault}; pass --skip-bad to average the others.")
     if not left:
         raise CheckpointError(f"{fault}, and no other member is left.")
     # Coefficients given as numbers fit one count only: say so before anything is read again.
     coefficient_vector(plan.mixture.coefficients, len(left))
-    return plan_of(
-        left,
-        plan.mixture,
-        plan.target,
-        plan.manner,
-        skipped=(*plan.skipped, bad),
-        notes=[f"Left out {fault}."],
-    )
+    made = plan_of(left, plan.mixture, plan.target, plan.manner, skipped=(*plan.skipped, bad))
+    return dataclasses.replace(made, notes=(*plan.notes, f"Left out {fault}."))
+
+
+def bad_member(plan: AveragePlan, source: StoredTensor) -> Member:
+    """Return the member whose tensor holds NaN or Inf.
+
+    Raises:
+        CheckpointError: bad members are not to be skipped.
+    """
+    bad = next(m for m in plan.members if m.weights.tensors[source.name] is source)
+    if not plan.manner.skip_bad:
+        raise CheckpointError(f"{_fault(bad, source)}; pass --skip-bad to average the others.")
+    return bad
+
+
+def _fault(bad: Member, source: StoredTensor) -> str:
+    return f"{bad.weights.name}: tensor {source.name!r} holds NaN or Inf"
 
 
 def verify(plan: AveragePlan) -> None:

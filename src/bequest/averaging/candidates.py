@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from bequest.averaging.alike import Member
 from bequest.averaging.average import AverageConfig, complete_checkpoints
-from bequest.averaging.build import verify, without_bad, write_small_files
+from bequest.averaging.build import bad_member, verify, without_bad, write_small_files
 from bequest.averaging.measured import MeasuredLosses
 from bequest.averaging.plan import AveragePlan, plan_of
 from bequest.averaging.streaming import NonFiniteError, write_averages
@@ -107,14 +107,14 @@ def write_candidates(
 
     Returns:
         What was written: with `skip_bad`, without the members that hold NaN or Inf, and without the
-        averages that end in one.
+        averages that end in one, so it may be nothing.
 
     Raises:
         BequestError: a member cannot be averaged, or a plan does not load.
     """
-    while True:
+    while candidates:
         # All have the same keys, shapes and configuration: one verdict holds for all.
-        if candidates and candidates[0].plan.judged:
+        if candidates[0].plan.judged:
             verify(candidates[0].plan)
         folders = {candidate.name: folder / candidate.name for candidate in candidates}
         for path in folders.values():
@@ -143,7 +143,8 @@ def measure(
         progress: show bars.
 
     Yields:
-        Each candidate and its loss.
+        Each candidate as it was measured, and its loss: with `skip_bad`, without members that hold
+        NaN or Inf. Those that end in one are not among them.
     """
     left = []
     for candidate in candidates:
@@ -173,6 +174,16 @@ def measure(
                     yield candidate, losses.measure(candidate.plan, folder)
                     shutil.rmtree(folder)
                     bar.update()
+
+
+def require_any(made: Sequence[Candidate]) -> None:
+    """Refuse to go on without a single average.
+
+    Raises:
+        CheckpointError: there is none, since all would have ended in a bad member.
+    """
+    if not made:
+        raise CheckpointError("every average would end in a checkpoint that holds NaN or Inf.")
 
 
 def require_models(members: dict[int, Member], config: AverageConfig) -> None:
@@ -207,9 +218,7 @@ def _without_bad(candidates: Sequence[Candidate], error: NonFiniteError) -> list
         if all(m.weights.tensors[error.source.name] is not error.source for m in members):
             kept.append(candidate)
             continue
-        plan = without_bad(candidate.plan, error.source)
-        if plan.members[-1] is members[-1]:
+        if bad_member(candidate.plan, error.source) is not members[-1]:
+            plan = without_bad(candidate.plan, error.source)
             kept.append(dataclasses.replace(candidate, plan=plan))
-    if not kept:
-        raise CheckpointError("every average would end in a checkpoint that holds NaN or Inf.")
     return kept

@@ -7,19 +7,22 @@ it was.
 
 from __future__ import annotations
 
+import math
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from bequest.averaging.alike import Member
-from bequest.averaging.average import AverageConfig, require_out
+from bequest.averaging.average import AverageConfig
 from bequest.averaging.build import build
+from bequest.averaging.follow_plan import Following, averages_in
 from bequest.averaging.holding import Holding, holding
 from bequest.averaging.plan import AveragePlan, plan_of
-from bequest.averaging.trajectory import DEFAULT_WINDOW, Window
+from bequest.averaging.trajectory import Window
 from bequest.checkpoints.checkpoint import read_json
 from bequest.checkpoints.formats import open_weights
 from bequest.checkpoints.publish import check_target
@@ -30,7 +33,7 @@ from bequest.checkpoints.run import (
     incompleteness,
     marks_of,
 )
-from bequest.errors import BequestError, InputError
+from bequest.errors import BequestError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +59,7 @@ def follow(
     `OUT/members` holds the checkpoints of the current window by hard links; `OUT/step-N` is the
     average that ends at step N. Checkpoints that were there before are members, too; of the averages
     that they alone would make, only the newest is made. The run has ended when Trainer's state says
-    so in its newest checkpoint, or at the step `end`.
+    so in its newest checkpoint, or when it has a complete checkpoint of the step `end` or later.
 
     Args:
         config: the run's folder, the folder to write, window, spacing and mixture.
@@ -70,18 +73,8 @@ def follow(
         CheckpointError: a member holds NaN or Inf and `skip_bad` is not set.
         StorageError: the disk is full or failed; what was finished stays.
     """
-    if len(config.sources) != 1 or config.repo is not None:
-        raise InputError("sources must be one run's folder; name it, and the folder to write.")
-    if keep < 1:
-        raise InputError(f"keep is {keep}; at least the newest average stays.")
-    if poll <= 0:
-        raise InputError(f"poll is {poll}; give the seconds between two looks.")
-    run = Path(config.sources[0]).expanduser()
-    if not run.is_dir():
-        raise InputError(f"run {run} is no folder; name the folder that will hold the checkpoints.")
-    out = Path(require_out(config)).expanduser()
-    size = DEFAULT_WINDOW if config.window is None else config.window
-    window = Window(size=size, spacing=config.spacing)
+    asked = Following.of(config, keep=keep, poll=poll)
+    run, out, window = asked.run, asked.out, asked.window
     made: list[tuple[int, Path]] = []
     with (
         holding(out, run) as held,
@@ -90,7 +83,7 @@ def follow(
         while True:
             ended = watcher.wait()
             members = list(held.members())
-            due = _due(window, out, members)
+            due = asked.due(members)
             for end in due:
                 plan = _average(end, window, held, out, config, progress=progress)
                 if plan is None:
@@ -112,7 +105,7 @@ class _Watcher:
         self, run: Path, held: Holding, window: Window, *, poll: float, end: int | None
     ) -> None:
         self._run, self._held, self._window = run, held, window
-        self._poll, self._end = poll, end
+        self._poll, self._end = poll, math.inf if end is None else end
         self._thread = threading.Thread(target=self._watch, name="bequest-follow", daemon=True)
         self._stopping = threading.Event()
         self._news = threading.Event()
@@ -139,12 +132,13 @@ class _Watcher:
     def wait(self) -> bool:
         """Return when something was taken or the run has ended, and whether it has."""
         self._news.wait()
-        ended = self._ended
-        if not ended:
-            self._news.clear()
+        # Cleared before anything is read: what comes after it sets it again.
+        self._news.clear()
         if self._error is not None:
             raise self._error
-        return ended
+        if self._ended:
+            self._news.set()
+        return self._ended
 
     def _watch(self) -> None:
         try:
@@ -160,10 +154,13 @@ class _Watcher:
 
     def _look(self) -> bool:
         """Take what is complete, new and of use; return whether there was any."""
-        found = find_checkpoints(self._run)
-        if self._end is not None:
-            found = tuple(c for c in found if c.step <= (self._end or 0))
-        self._marks |= marks_of(checkpoint.path for checkpoint in found)
+        everything = find_checkpoints(self._run)
+        for checkpoint in everything:
+            with suppress(FileNotFoundError):  # The run may be deleting it.
+                self._marks |= marks_of([checkpoint.path])
+        # Looked at before those that count: once a later one is complete, they are.
+        is_past = any(self._is_complete(c) for c in everything if c.step > self._end)
+        found = [c for c in everything if c.step <= self._end]
         held = self._held.steps()
         oldest = self._window.oldest_needed(sorted(held))
         complete = [
@@ -175,29 +172,31 @@ class _Watcher:
             if checkpoint.step not in held and checkpoint.step >= oldest:
                 last = self._is_last(checkpoint)
                 taken = self._held.take(checkpoint)
+                is_past &= taken  # If not, it changed meanwhile: look again.
                 took |= taken
                 self._ended |= taken and last
         # After a restart the last checkpoint may have been taken before.
         self._ended |= bool(complete) and complete[-1].step in held and self._is_last(complete[-1])
+        self._ended |= is_past
         return took
 
     def _is_complete(self, checkpoint: RunCheckpoint) -> bool:
-        if not self._marks and not self._is_settled(checkpoint.path):
-            return False
-        return incompleteness(checkpoint.path, marks=self._marks) is None
+        try:
+            if not self._marks and not self._is_settled(checkpoint.path):
+                return False
+            return incompleteness(checkpoint.path, marks=self._marks) is None
+        except FileNotFoundError:
+            return False  # The run is deleting it.
 
     def _is_settled(self, path: Path) -> bool:
         """Whether a checkpoint without Trainer's marks looks as it did at the last look."""
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
-        try:
-            state = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-        except FileNotFoundError:
-            return False
+        state = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
         before, self._seen[path] = self._seen.get(path), state
         return before == state
 
     def _is_last(self, checkpoint: RunCheckpoint) -> bool:
-        if self._end is not None and checkpoint.step >= self._end:
+        if checkpoint.step >= self._end:
             return True
         try:
             state = read_json(checkpoint.path / TRAINER_STATE)
@@ -205,20 +204,6 @@ class _Watcher:
             return False
         last = state.get("max_steps")
         return isinstance(last, int) and 0 < last <= int(state.get("global_step", 0))
-
-
-def _averages(out: Path) -> dict[int, Path]:
-    """Return the averages that stand in a follower's folder by the step at which they end."""
-    return {c.step: c.path for c in find_checkpoints(out) if c.path.is_dir()}
-
-
-def _due(window: Window, out: Path, members: list[int]) -> list[int]:
-    """Return the steps at which an average can end and does not stand yet, increasing."""
-    ends = window.ends(members)
-    made = _averages(out)
-    if not made:
-        return list(ends[-1:])
-    return [end for end in ends if end > max(made)]
 
 
 def _average(
@@ -244,5 +229,5 @@ def _average(
 
 
 def _remove_old(out: Path, keep: int) -> None:
-    for _, path in sorted(_averages(out).items())[:-keep]:
+    for _, path in sorted(averages_in(out).items())[:-keep]:
         shutil.rmtree(path)

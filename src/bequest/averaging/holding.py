@@ -43,6 +43,30 @@ def holding(out: Path, run: Path) -> Iterator[Holding]:
     Raises:
         InputError: `out` holds something else, lies elsewhere, or is another follower's.
     """
+    check_out(out, run)
+    folder = out / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"out {out} belongs to another --follow that is running.") from error
+        yield Holding(folder)
+    finally:
+        os.close(lock)
+
+
+def check_out(out: Path, run: Path) -> None:
+    """Refuse a folder in which a follower of a run cannot hold members; nothing is written.
+
+    Args:
+        out: the follower's folder; it need not exist.
+        run: the run's folder, which must be on the same file system.
+
+    Raises:
+        InputError: `out` holds something else, or lies elsewhere.
+    """
     folder = out / FOLDER
     if out.resolve() == run.resolve():
         raise InputError(
@@ -56,16 +80,6 @@ def holding(out: Path, run: Path) -> Iterator[Holding]:
             f"out {out} is on another disk than run {run}, where hard links cannot reach; name a "
             "folder on the run's disk."
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"out {out} belongs to another --follow that is running.") from error
-        yield Holding(folder)
-    finally:
-        os.close(lock)
 
 
 class Holding:

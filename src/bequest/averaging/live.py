@@ -64,6 +64,11 @@ class WeightAverages:
         """The averages that there are by now."""
         return [name for name, tracker in self._trackers.items() if tracker.ready]
 
+    @property
+    def step(self) -> int:
+        """The last step that was seen, 0 before the first."""
+        return self._step
+
     def update(self, step: int, model: nn.Module, optimizer: Optimizer | None = None) -> None:
         """Take in the weights after an optimizer step; cheap where no average is due.
 
@@ -71,7 +76,8 @@ class WeightAverages:
             step: How many optimizer steps have been done. The same step again does nothing.
             model: The model that is trained.
             optimizer: What changes its weights next. On a GPU its next step then waits until a
-                snapshot is copied; without it everything that follows waits.
+                snapshot is copied; without it everything that follows waits. Before anything else
+                than its step writes to the weights, call `wait_for_copies`.
 
         Raises:
             InputError: The step lies before one already seen, or the model cannot be averaged.
@@ -91,6 +97,15 @@ class WeightAverages:
             self._trackers[name].observe(step, tensors, optimizer)
         if any(self._trackers[name].members for name in due):
             self._collect()
+
+    def wait_for_copies(self) -> None:
+        """Let later changes of the weights run after a snapshot that a GPU is still copying.
+
+        Call it before you change the weights other than by the optimizer's step: load a checkpoint,
+        swap or blend. It holds up the device only, not the program.
+        """
+        if self._placement is not None:
+            self._store.order_after_copies()
 
     def average(self, name: str) -> Iterator[tuple[str, Tensor]]:
         """Give an average tensor by tensor, float32 or wider; of sharded tensors the local shards.

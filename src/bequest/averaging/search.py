@@ -16,8 +16,10 @@ from bequest.averaging.candidates import (
     make_candidate,
     measure,
     open_run,
+    require_any,
     require_models,
 )
+from bequest.averaging.forecast import Forecast
 from bequest.averaging.measured import Evaluate, MeasuredLosses
 from bequest.averaging.plan import AveragePlan
 from bequest.averaging.trajectory import Window, listed
@@ -36,7 +38,7 @@ class Trial:
     window: Window
     """Its size and spacing."""
     steps: tuple[int, ...]
-    """Its members, oldest first."""
+    """Its members, oldest first; with `skip_bad`, without those that hold NaN or Inf."""
     loss: float
     """Bits per byte of its average."""
 
@@ -86,6 +88,60 @@ def search(
         InputError: the request does not fit the run; nothing was written.
         StorageError: the disk is full or failed; nothing is left behind.
     """
+    planned, chosen = _plan(config, windows, spacings)
+    target, notes = planned.target, planned.notes
+    found: dict[str, tuple[Candidate, float]] = {}
+    losses = MeasuredLosses(target, evaluate, evaluation)
+    for candidate, loss in measure(planned.candidates, target, losses, progress=progress):
+        found[candidate.name] = (candidate, loss)
+    require_any([candidate for candidate, _ in found.values()])
+    trials = tuple(
+        Trial(
+            window=window,
+            steps=tuple(m.step for m in found[_name(window)][0].plan.members if m.step is not None),
+            loss=found[_name(window)][1],
+        )
+        for window in chosen.values()
+        if _name(window) in found
+    )
+    sound = [trial for trial in trials if math.isfinite(trial.loss)]
+    if not sound:
+        losses.forget()
+        raise InputError(
+            f"run {config.sources[0]} gives no average whose loss is finite; nothing was written."
+        )
+    best = min(sound, key=lambda trial: (trial.loss, trial.window.size))
+    winner = found[_name(best.window)][0].plan
+    plan = build(
+        dataclasses.replace(winner, target=target), progress=progress, sections=_sections(trials)
+    )
+    losses.forget()
+    return Search(trials=trials, best=best, plan=plan, notes=(*notes, *plan.notes))
+
+
+def plan_search(
+    config: AverageConfig,
+    *,
+    windows: Sequence[int] = DEFAULT_WINDOWS,
+    spacings: Sequence[int] | None = None,
+) -> Forecast:
+    """Plan the averages that a search would evaluate, from headers and configurations alone.
+
+    Args:
+        config: as for `search`.
+        windows: sizes to try.
+        spacings: steps between members to try, as for `search`.
+
+    Raises:
+        InputError: the request does not fit the run.
+        StorageError: the disk cannot hold the best average.
+    """
+    return _plan(config, windows, spacings)[0]
+
+
+def _plan(
+    config: AverageConfig, windows: Sequence[int], spacings: Sequence[int] | None
+) -> tuple[Forecast, dict[tuple[int, ...], Window]]:
     if config.window is not None or config.spacing is not None:
         raise InputError("window and spacing are what is searched for; give --windows, --spacings.")
     members, notes = open_run(config)
@@ -105,32 +161,22 @@ def search(
             f"no window of {listed(windows)} with such spacings ends at step {end}; the run has the "
             f"complete steps {listed(steps)}."
         )
-    candidates = [
-        make_candidate(picked, members, config, target, f"{len(picked)}-{window.spacing}")
+    candidates = tuple(
+        make_candidate(picked, members, config, target, _name(window))
         for picked, window in chosen.items()
-    ]
-    found: dict[str, tuple[Candidate, float]] = {}
-    losses = MeasuredLosses(target, evaluate, evaluation)
-    for candidate, loss in measure(candidates, target, losses, progress=progress):
-        found[candidate.name] = (candidate, loss)
-    trials = tuple(
-        Trial(window=window, steps=picked, loss=found[f"{len(picked)}-{window.spacing}"][1])
-        for picked, window in chosen.items()
-        if f"{len(picked)}-{window.spacing}" in found
     )
-    sound = [trial for trial in trials if math.isfinite(trial.loss)]
-    if not sound:
-        losses.forget()
-        raise InputError(
-            f"run {config.sources[0]} gives no average whose loss is finite; nothing was written."
-        )
-    best = min(sound, key=lambda trial: (trial.loss, trial.window.size))
-    winner = found[f"{len(best.steps)}-{best.window.spacing}"][0].plan
-    plan = build(
-        dataclasses.replace(winner, target=target), progress=progress, sections=_sections(trials)
+    forecast = Forecast(
+        target=target,
+        candidates=candidates,
+        written=candidates[0].plan.num_bytes,
+        temporary=sum(candidate.plan.num_bytes for candidate in candidates),
+        notes=tuple(notes),
     )
-    losses.forget()
-    return Search(trials=trials, best=best, plan=plan, notes=(*notes, *plan.notes))
+    return forecast, chosen
+
+
+def _name(window: Window) -> str:
+    return f"{window.size}-{window.spacing}"
 
 
 def _windows(

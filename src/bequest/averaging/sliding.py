@@ -16,9 +16,11 @@ from bequest.averaging.candidates import (
     measure,
     open_run,
     raw_candidate,
+    require_any,
     require_models,
     write_candidates,
 )
+from bequest.averaging.forecast import Forecast
 from bequest.averaging.measured import Evaluate, MeasuredLosses
 from bequest.averaging.trajectory import DEFAULT_WINDOW, Window, listed
 from bequest.checkpoints.lineage import command_line, describe_input, write_lineage
@@ -69,6 +71,52 @@ class Slide:
         return sections
 
 
+def plan_slide(config: AverageConfig, *, evaluated: bool, keep: bool = True) -> Forecast:
+    """Plan the averages along a run, from headers and configurations alone.
+
+    Args:
+        config: as for `slide`.
+        evaluated: whether they would be evaluated.
+        keep: whether they would stay.
+
+    Raises:
+        InputError: the request does not fit the run.
+        StorageError: the disk cannot hold what would stay.
+    """
+    if not evaluated and not keep:
+        raise InputError("texts is missing: averages that are not kept are made to be evaluated.")
+    members, notes = open_run(config)
+    if evaluated:
+        require_models(members, config)
+    target = check_target(
+        require_out(config),
+        overwrite=config.overwrite,
+        inputs=tuple(member.weights.location.folder for member in members.values()),
+    )
+    window = _window(config)
+    found = [step for step in members if config.end is None or step <= config.end]
+    ends = window.ends(found)
+    if not ends:
+        raise InputError(
+            f"run {config.sources[0]} has no whole window of {window.size} with spacing "
+            f"{config.spacing}; its complete steps are {listed(found)}."
+        )
+    candidates = tuple(
+        make_candidate(window.ending_at(end, found) or (), members, config, target, f"step-{end}")
+        for end in ends
+    )
+    written = sum(c.plan.num_bytes for c in candidates) if keep else 0
+    require_space(target, written)
+    temporary = _temporary(candidates, config, keep=keep) if evaluated else []
+    return Forecast(
+        target=target,
+        candidates=candidates,
+        written=written,
+        temporary=sum(candidate.plan.num_bytes for candidate in temporary),
+        notes=tuple(notes),
+    )
+
+
 def slide(
     config: AverageConfig,
     *,
@@ -91,46 +139,29 @@ def slide(
         InputError: the request does not fit the run; nothing was written.
         StorageError: the disk is full or failed; nothing is left behind.
     """
-    if evaluate is None and not keep:
-        raise InputError("texts is missing: averages that are not kept are made to be evaluated.")
-    members, notes = open_run(config)
-    if evaluate is not None:
-        require_models(members, config)
-    target = check_target(
-        require_out(config),
-        overwrite=config.overwrite,
-        inputs=tuple(member.weights.location.folder for member in members.values()),
-    )
-    size = DEFAULT_WINDOW if config.window is None else config.window
-    window = Window(size=size, spacing=config.spacing)
-    found = [step for step in members if config.end is None or step <= config.end]
-    ends = window.ends(found)
-    if not ends:
-        raise InputError(
-            f"run {config.sources[0]} has no whole window of {size} with spacing {config.spacing}; "
-            f"its complete steps are {listed(found)}."
-        )
-    candidates = [
-        make_candidate(window.ending_at(end, found) or (), members, config, target, f"step-{end}")
-        for end in ends
-    ]
-    require_space(target, sum(c.plan.num_bytes for c in candidates) if keep else 0)
+    plan = plan_slide(config, evaluated=evaluate is not None, keep=keep)
+    target, candidates, notes = plan.target, list(plan.candidates), list(plan.notes)
+    ends = [candidate.plan.members[-1].step for candidate in candidates]
     with staged_folder(target, overwrite=config.overwrite) as staging:
         if keep:
             candidates = write_candidates(candidates, staging, progress=progress)
+            require_any(candidates)
         losses: dict[str, float] = {}
         measured = None if evaluate is None else MeasuredLosses(target, evaluate, evaluation)
         if measured is not None:
-            losses = _losses(
+            candidates, losses = _losses(
                 candidates, staging if keep else None, target, config, measured, progress=progress
             )
+        there = {candidate.plan.members[-1].step for candidate in candidates}
+        left_out = [end for end in ends if end not in there]
+        notes += [f"No average ends at step {end}, which holds NaN or Inf." for end in left_out]
         made = _slide(target, candidates, losses, notes)
         write_results(staging, command_line(), made.sections())
         used = {m.step: m for c in candidates for m in c.plan.members}
         write_lineage(
             staging,
             operation="average",
-            settings={"sliding": True, "window": size, "spacing": config.spacing}
+            settings={"sliding": True, "window": _window(config).size, "spacing": config.spacing}
             | {"ends": list(made.steps), "kept": keep, "coefficients": config.coefficients}
             | {"blend": config.blend, "exclude": list(config.exclude), "dtype": config.dtype},
             inputs=[describe_input(m.weights, "member", full_hash=False) for m in used.values()],
@@ -142,6 +173,23 @@ def slide(
     return made
 
 
+def _window(config: AverageConfig) -> Window:
+    size = DEFAULT_WINDOW if config.window is None else config.window
+    return Window(size=size, spacing=config.spacing)
+
+
+def _temporary(
+    candidates: Sequence[Candidate], config: AverageConfig, *, keep: bool
+) -> list[Candidate]:
+    """Return what must be written to be evaluated, and then goes."""
+    raw = [
+        raw_candidate(candidate, config)
+        for candidate in candidates
+        if candidate.plan.members[-1].weights.format != "model"
+    ]
+    return raw if keep else [*candidates, *raw]
+
+
 def _losses(
     candidates: Sequence[Candidate],
     kept: Path | None,
@@ -150,24 +198,29 @@ def _losses(
     measured: MeasuredLosses,
     *,
     progress: bool,
-) -> dict[str, float]:
-    """Evaluate the averages, and the newest member of each, by the folders' names."""
+) -> tuple[list[Candidate], dict[str, float]]:
+    """Evaluate the averages, and the newest member of each.
+
+    Returns:
+        The averages as they were made, and the losses by the folders' names.
+    """
     losses: dict[str, float] = {}
-    temporary = [] if kept is not None else list(candidates)
-    for candidate in candidates:
-        newest = candidate.plan.members[-1].weights
-        if newest.format != "model":
-            temporary.append(raw_candidate(candidate, config))
+    temporary = _temporary(candidates, config, keep=kept is not None)
+    found: dict[str, Candidate] = {}
     for candidate, loss in measure(temporary, target, measured, progress=progress):
-        losses[candidate.name] = loss
-    for candidate in candidates:
+        found[candidate.name], losses[candidate.name] = candidate, loss
+    made = list(candidates)
+    if kept is None:
+        made = [found[candidate.name] for candidate in candidates if candidate.name in found]
+        require_any(made)
+    for candidate in made:
         if f"raw-{candidate.name}" not in losses:
             folder = candidate.plan.members[-1].weights.location.folder
             raw = raw_candidate(candidate, config).plan
             losses[f"raw-{candidate.name}"] = measured.measure(raw, folder)
         if kept is not None:
             losses[candidate.name] = measured.measure(candidate.plan, kept / candidate.name)
-    return losses
+    return made, losses
 
 
 def _slide(

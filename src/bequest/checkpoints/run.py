@@ -25,7 +25,12 @@ _INCOMPLETE = "checkpoint-is-incomplete.txt"
 _ARGUMENTS = "training_args.bin"
 _OPTIMIZERS = ("optimizer*", "global_step*")
 """Optimizer state: of PyTorch, accelerate and FSDP; of DeepSpeed."""
-_NAME = re.compile(r"(?:checkpoint|ckpt|global_step|step|iteration|iter|epoch)?[-_=]?(\d+)")
+_NAME = re.compile(
+    r"(?:checkpoint|ckpt|epoch)?[-_=]?(\d+)"
+    r"|(?:global_step|step|iteration|iter)[-_=]?(\d+)"
+    # What OLMo and LitGPT put behind it. Not any word: step5-tmp and step5-old are no checkpoints.
+    r"(?:[-_](?:unsharded|hf|ckpt|checkpoint|model|tokens\d+[KMBT]?))?"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +44,14 @@ class RunCheckpoint:
 
 
 def step_of(name: str) -> int | None:
-    """Return the step that a name such as `checkpoint-500`, `step1000` or `iter_20.pt` tells."""
+    """Return the step that a name tells; None if it tells none.
+
+    Such as `checkpoint-500`, `step-00001000`, `step1000-unsharded` or `iter-000100-ckpt.pth`.
+    """
     for suffix in STATE_DICT_SUFFIXES:
         name = name.removesuffix(suffix)
     match = _NAME.fullmatch(name)
-    return int(match[1]) if match else None
+    return int(match[1] or match[2]) if match else None
 
 
 def find_checkpoints(run: Path) -> tuple[RunCheckpoint, ...]:

@@ -6,7 +6,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bequest.averaging.average import AverageConfig, plan_average
 from bequest.averaging.build import build, summary, verify
@@ -48,9 +48,9 @@ def run(arguments: Sequence[str]) -> int:
     parsed = parser.parse_args(list(arguments))
     config = _placed(to_config(AverageConfig, parsed))
     mode = _mode(config)
-    if mode is not None and parsed.dry_run:
-        raise InputError(f"dry_run shows the plan of one average; leave it or --{mode} out.")
     show = _Show(quiet=parsed.quiet, as_json=parsed.json, started=started)
+    if mode is not None and parsed.dry_run:
+        return _forecast(mode, config, show)
     if mode == "sliding":
         return _slide(config, show)
     if mode == "search":
@@ -104,6 +104,34 @@ class _Show:
         return f"{target} in {time.monotonic() - self.started:.1f} s"
 
 
+def _forecast(mode: str, config: AverageConfig, show: _Show) -> int:
+    """Say what one of the modes would read and write."""
+    from bequest.averaging.follow_plan import plan_follow
+    from bequest.averaging.search import plan_search
+    from bequest.averaging.sliding import plan_slide
+
+    if mode == "sliding":
+        evaluated = _evaluator(config) is not None
+        planned = plan_slide(config, evaluated=evaluated, keep=not config.discard)
+    elif mode == "search":
+        _required_evaluator(config)
+        planned = plan_search(config, **_choices(config))
+    else:
+        planned = plan_follow(config, keep=config.keep, poll=config.poll)
+    show.sections(planned.sections(), [*planned.notes, "Nothing was written: dry run."])
+    return 0
+
+
+def _choices(config: AverageConfig) -> dict[str, Any]:
+    """Return what a search chooses from."""
+    from bequest.averaging.search import DEFAULT_WINDOWS
+
+    return {
+        "windows": _numbers("windows", config.windows) or DEFAULT_WINDOWS,
+        "spacings": _numbers("spacings", config.spacings),
+    }
+
+
 def _slide(config: AverageConfig, show: _Show) -> int:
     from bequest.averaging.sliding import slide
 
@@ -120,15 +148,12 @@ def _slide(config: AverageConfig, show: _Show) -> int:
 
 
 def _search(config: AverageConfig, show: _Show) -> int:
-    from bequest.averaging.search import DEFAULT_WINDOWS, search
+    from bequest.averaging.search import search
 
-    evaluate = _evaluator(config)
-    if evaluate is None:
-        raise InputError("texts is missing; --search needs held-out text to choose by.")
+    evaluate = _required_evaluator(config)
     found = search(
         config,
-        windows=_numbers("windows", config.windows) or DEFAULT_WINDOWS,
-        spacings=_numbers("spacings", config.spacings),
+        **_choices(config),
         evaluate=evaluate,
         evaluation=evaluate.fingerprint,
         progress=show.progress,
@@ -196,6 +221,13 @@ def _evaluator(config: AverageConfig) -> HeldOutText | None:
     from bequest.evaluation.held_out import HeldOutText
 
     return HeldOutText(config.texts)
+
+
+def _required_evaluator(config: AverageConfig) -> HeldOutText:
+    evaluate = _evaluator(config)
+    if evaluate is None:
+        raise InputError("texts is missing; --search needs held-out text to choose by.")
+    return evaluate
 
 
 def _numbers(field: str, text: str | None) -> list[int] | None:

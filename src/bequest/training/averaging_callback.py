@@ -1,9 +1,10 @@
 """Weight averages in transformers' Trainer and TRL's trainers: evaluated, saved and resumed.
 
-Two methods of the trainer are wrapped, on the instance, because no callback event will do:
+Three methods of the trainer are wrapped, on the instance, because no callback event will do:
 `evaluation_loop`, so that raw and averaged metrics end in one dictionary, whatever the data set;
-and `_save_checkpoint`, so that the state is in the checkpoint before the trainer completes it,
-pushes it and deletes older ones, whoever asked for it (steps, epochs, best metric, SIGTERM).
+`_save_checkpoint`, so that the state is in the checkpoint before the trainer completes it,
+pushes it and deletes older ones, whoever asked for it (steps, epochs, best metric, SIGTERM);
+and `_load_from_checkpoint`, which alone is told what a run is resumed from.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 from bequest.averaging.live import WeightAverages
 from bequest.averaging.members import FOLDER
 from bequest.averaging.recipes import Recipe
-from bequest.errors import InputError
+from bequest.errors import CheckpointError, InputError
 
 
 class WeightAveragingCallback(TrainerCallback):
@@ -50,29 +51,37 @@ class WeightAveragingCallback(TrainerCallback):
         recipes: The averages by name.
 
     Raises:
-        InputError: There is no recipe.
+        InputError: There is no recipe, or the trainer has such a callback already.
     """
 
     def __init__(self, trainer: Trainer, *, save_averaged: bool = True, **recipes: Recipe) -> None:
+        _refuse_more_than(0, trainer)
         self._trainer = trainer
         self._save_averaged = save_averaged
         self._recipes = recipes
         self._wrapped = False
         self._evaluation_loop = trainer.evaluation_loop
         self._save_checkpoint = trainer._save_checkpoint
+        self._load_from_checkpoint = trainer._load_from_checkpoint
+        self._resumed_from: Path | None = None
+        # The trainer loads a checkpoint before the first event of a training.
+        trainer._load_from_checkpoint = self._load_and_note
         self.averages = WeightAverages(trainer.args.output_dir, **recipes)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Start afresh, or take up the state of the checkpoint that the trainer resumed from."""
+        _refuse_more_than(1, self._trainer)
         _refuse_unsupported(self._trainer, state, self._save_averaged)
+        if args.load_best_model_at_end and args.save_only_model and self._deciding_average():
+            raise InputError(
+                f"save_only_model is True, but {self._deciding_metric} decides which model is loaded "
+                "at the end, and that average's state would be in no checkpoint: set it to False."
+            )
         self.averages = WeightAverages(args.output_dir, **self._recipes)
         if state.global_step > 0:
-            checkpoint = _resumed_from(args, state)
-            # A checkpoint without any state is of a run that kept no averages: they start now.
-            if (checkpoint / FOLDER).is_dir():
-                self.averages.load(checkpoint, self._trainer.model)
+            self._resume(state)
         if not self._wrapped:
             self._trainer.evaluation_loop = self._evaluate_all
             self._trainer._save_checkpoint = self._save_all
@@ -83,6 +92,12 @@ class WeightAveragingCallback(TrainerCallback):
     ) -> None:
         """Take in the weights."""
         self._update()
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Let what comes after the last step, such as loading the best weights, wait for copies."""
+        self.averages.wait_for_copies()
 
     def on_evaluate(
         self,
@@ -108,6 +123,28 @@ class WeightAveragingCallback(TrainerCallback):
         if args.load_best_model_at_end and name is not None and state.best_model_checkpoint:
             self.averages.load(state.best_model_checkpoint, self._trainer.model)
             self.averages.apply(self._trainer.model, name)
+
+    def _load_and_note(self, resume_from_checkpoint: str, *rest: Any, **options: Any) -> None:
+        self._resumed_from = Path(resume_from_checkpoint)
+        self._load_from_checkpoint(resume_from_checkpoint, *rest, **options)
+
+    def _resume(self, state: TrainerState) -> None:
+        checkpoint = self._resumed_from
+        if checkpoint is None:
+            raise InputError(
+                f"trainer goes on from step {state.global_step}, but the callback was not told from "
+                "which checkpoint: make it before train() is called."
+            )
+        # A checkpoint without any state is of a run that kept no averages: they start now.
+        if not (checkpoint / FOLDER).is_dir():
+            return
+        self.averages.load(checkpoint, self._trainer.model)
+        if self.averages.step != state.global_step:
+            raise CheckpointError(
+                f"{checkpoint} holds averages up to step {self.averages.step}, but the trainer "
+                f"goes on from step {state.global_step}: its {FOLDER} folder is another "
+                "checkpoint's, so resume from the one that it came with."
+            )
 
     def _update(self) -> None:
         # Asked again at a save: one on SIGTERM comes before this callback's own turn.
@@ -170,6 +207,15 @@ class WeightAveragingCallback(TrainerCallback):
         return metric if metric.startswith("eval_") else f"eval_{metric}"
 
 
+def _refuse_more_than(allowed: int, trainer: Trainer) -> None:
+    callbacks = trainer.callback_handler.callbacks
+    if sum(isinstance(callback, WeightAveragingCallback) for callback in callbacks) > allowed:
+        raise InputError(
+            "trainer has a WeightAveragingCallback already, and two would delete each other's "
+            "members: give all recipes to one, by their names."
+        )
+
+
 def _refuse_unsupported(trainer: Trainer, state: TrainerState, save_averaged: bool) -> None:
     if trainer.is_deepspeed_enabled:
         raise InputError(
@@ -189,20 +235,6 @@ def _refuse_unsupported(trainer: Trainer, state: TrainerState, save_averaged: bo
                 f"state_dict_type of FSDP is {plugin.state_dict_type}, with which the trainer "
                 "saves no model: set FULL_STATE_DICT, or save_averaged=False for the callback."
             )
-
-
-def _resumed_from(args: TrainingArguments, state: TrainerState) -> Path:
-    # The trainer does not tell callbacks which folder train() was given.
-    named = args.resume_from_checkpoint
-    if isinstance(named, str) and Path(named).is_dir():
-        return Path(named)
-    usual = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-    if usual.is_dir():
-        return usual
-    raise InputError(
-        f"resume_from_checkpoint is {named!r} and there is no {usual}: set TrainingArguments' "
-        "resume_from_checkpoint to the folder that train() resumes from."
-    )
 
 
 def _inner(optimizer: Any) -> Optimizer | None:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from bequest.averaging.model_tensors import clean_name, is_sharded, local, reshard, unwrapped
+from bequest.averaging.snapshot import order_after_snapshots
 
 
 class StartWeights:
@@ -65,6 +66,7 @@ class StartWeights:
 
         Source: WiSE-FT, arXiv 2109.01903, equation 1; SFA, arXiv 2501.05559.
         """
+        order_after_snapshots()
         for name, parameter in _trained(model):
             own = local(parameter.detach())
             start = self._tensors[name].to(own.device)
@@ -81,6 +83,7 @@ class StartWeights:
 
     @torch.no_grad()
     def _swap(self, model: nn.Module) -> None:
+        order_after_snapshots()
         for name, parameter in _trained(model):
             own, start = local(parameter.detach()), self._tensors[name]
             waiting = own.clone()
