@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import bequest
+from bequest.cli.main import main
 from bequest.errors import InputError
 from bequest.evaluation.bits_per_byte import bits_per_byte
 from bequest.evaluation.models import LoadedModel, find_candidates
@@ -93,6 +96,38 @@ def test_a_changed_model_in_the_same_place_is_another_model(
     save_model(changing, seed=8)
     second = bequest.evaluate(models[0], changing, texts=texts, out=out).comparisons[0]
     assert first.before == second.before and first.after != second.after
+
+
+def test_a_card_gets_its_own_model_s_scores(
+    models: list[Path], texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = [
+        bequest.evaluate(models[0], one, texts=texts, out=tmp_path / one.name) for one in models[1:]
+    ]
+    words = ["report", *(str(tmp_path / one.name) for one in models[1:]), "--overwrite", "--quiet"]
+    words += ["--out", str(tmp_path / "report.html")]
+    stranger = save_model(tmp_path / "stranger", seed=9)
+    expected = {
+        models[0]: found[0].comparisons[0].before,
+        models[1]: found[0].comparisons[0].after,
+        models[2]: found[1].comparisons[0].after,
+    }
+    for folder, score in expected.items():
+        copied = shutil.copytree(folder, tmp_path / "copies" / folder.name)
+        (copied / "README.md").write_text("# mine\n", encoding="utf-8")
+        assert main([*words, "--card", str(copied)]) == 0
+        card = ModelCard.load(copied / "README.md")
+        (told,) = card.data.to_dict()["model-index"][0]["results"]
+        assert told["metrics"][0]["value"] == pytest.approx(score)
+        # A run that did not judge this model is no result of it.
+        assert card.text.count("Found by") == (2 if folder == models[0] else 1)
+    (stranger / "README.md").write_text("# mine\n", encoding="utf-8")
+    (tmp_path / "report.html").unlink()
+    assert main([*words, "--card", str(stranger)]) == 2
+    told = capsys.readouterr().err
+    assert "none of the runs' scores" in told and told.count("\n") == 1
+    assert not (tmp_path / "report.html").exists()
+    assert (stranger / "README.md").read_text(encoding="utf-8") == "# mine\n"
 
 
 def test_results_and_items_are_left(models: list[Path], texts: Path, tmp_path: Path) -> None:

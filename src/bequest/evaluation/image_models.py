@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,18 +13,13 @@ from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import logging
 
-from bequest.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from bequest.checkpoints.checkpoint import open_checkpoint
 from bequest.checkpoints.header import read_header
-from bequest.checkpoints.lineage import file_hash, identity_hash, structure_hash
+from bequest.checkpoints.model_identity import ORIGINAL, PROCESSOR, model_identity
 from bequest.errors import InputError, explained
 from bequest.evaluation.image_accuracy import check_groups
 from bequest.evaluation.models import Candidate, ImageForm
 
-ORIGINAL = "pretrained.safetensors"
-"""What `bequest finetune` leaves of the model before: its head, and BatchNorm's weights and
-statistics."""
-PROCESSOR = "preprocessor_config.json"
-_READ_WITH_THE_WEIGHTS = ("config.json", PROCESSOR, ORIGINAL)
 _UNNAMED = re.compile(r"(LABEL_)?\d+")
 
 
@@ -69,7 +63,7 @@ def find_image_model(
         label=label,
         name=checkpoint.location.name,
         folder=folder,
-        identity=_identity(checkpoint),
+        identity=model_identity(checkpoint),
         num_parameters=skeleton.num_parameters(),
         dtype=str(kind).removeprefix("torch."),
         images=ImageForm(
@@ -78,16 +72,6 @@ def find_image_model(
             flops=_flops(skeleton, load_processor(folder), source),
         ),
     )
-
-
-def _identity(checkpoint: Checkpoint) -> str:
-    digest = hashlib.sha256(structure_hash(checkpoint.tensors.values()).encode())
-    digest.update(identity_hash(checkpoint.tensors).encode())
-    folder = checkpoint.folder
-    for file in sorted([*(folder / name for name in _READ_WITH_THE_WEIGHTS), *folder.glob("*.py")]):
-        if file.is_file():
-            digest.update(f"{file.name} {file_hash(file)}".encode())
-    return digest.hexdigest()
 
 
 def _flops(skeleton: nn.Module, processor: Any, source: str) -> float:

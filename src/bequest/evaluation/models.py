@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,22 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from bequest.checkpoints.checkpoint import open_checkpoint
-from bequest.checkpoints.lineage import file_hash, identity_hash, structure_hash
+from bequest.checkpoints.model_identity import model_identity
 from bequest.errors import InputError, explained
 from bequest.losses.device import device
 
-_READ_WITH_THE_WEIGHTS = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-)
-"""Files that change what a model says, beside its weights."""
 _BYTES_PER_TOKEN = 4
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -164,17 +151,11 @@ def _find(label: str, source: str, dtype: str, trust_remote_code: bool) -> Candi
             skeleton = AutoModelForCausalLM.from_config(config, dtype=kind, **trust)
     with explained(f"model {source} has no tokenizer that loads"):
         AutoTokenizer.from_pretrained(folder, **trust)
-    digest = hashlib.sha256()
-    digest.update(structure_hash(checkpoint.tensors.values()).encode())
-    digest.update(identity_hash(checkpoint.tensors).encode())
-    for file in sorted([*(folder / name for name in _READ_WITH_THE_WEIGHTS), *folder.glob("*.py")]):
-        if file.is_file():
-            digest.update(f"{file.name} {file_hash(file)}".encode())
     return Candidate(
         label=label,
         name=checkpoint.location.name,
         folder=folder,
-        identity=digest.hexdigest(),
+        identity=model_identity(checkpoint),
         num_parameters=skeleton.num_parameters(),
         dtype=str(kind).removeprefix("torch."),
     )

@@ -34,7 +34,7 @@ def sections_of(
     """
     before = candidates[0].label
     gains = _gains("Gains and losses", [c for c in comparisons if c.before_name == before], level)
-    metrics = _metrics(candidates, comparisons)
+    metrics = _metrics(candidates, scores)
     sections = [replace(gains, data={**gains.data, "headline": True, "metrics": metrics})]
     between = [c for c in comparisons if c.before_name != before]
     if between:
@@ -116,15 +116,21 @@ def _gains(title: str, comparisons: Sequence[Comparison], level: float) -> Secti
 
 
 def _metrics(
-    candidates: Sequence[Candidate], comparisons: Sequence[Comparison]
+    candidates: Sequence[Candidate], scores: Mapping[str, Sequence[ItemScores]]
 ) -> list[dict[str, object]]:
-    """For a model card: the scores of the judged model; of several, none is the card's."""
-    if len(candidates) != 2:
-        return []
-    kind = "text-generation" if candidates[1].images is None else "image-classification"
+    """For model cards: the scores of every model, each with the model that it is of."""
     return [
-        {"task": kind, "dataset": one.task, "metric": one.metric, "value": one.after}
-        for one in comparisons
+        {
+            "task": "text-generation" if candidate.images is None else "image-classification",
+            "dataset": name,
+            "metric": own[row].metric,
+            "value": own[row].score,
+            "model": candidate.identity,
+        }
+        for row, candidate in enumerate(candidates)
+        # With the head of before it is not the model that its folder holds.
+        if candidate.images is None or not candidate.images.restores
+        for name, own in scores.items()
     ]
 
 

@@ -14,8 +14,9 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bequest.checkpoints.locate import locate
+from bequest.checkpoints.model_identity import PROCESSOR
 from bequest.errors import InputError, explained
-from bequest.evaluation.image_models import PROCESSOR, load_network, load_processor
+from bequest.evaluation.image_models import load_network, load_processor
 from bequest.training.vision_config import ImageConfig
 from bequest.training.vision_data import PixelValues
 

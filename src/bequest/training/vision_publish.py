@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from bequest import __version__
 from bequest.checkpoints.lineage import command_line
+from bequest.checkpoints.model_identity import ORIGINAL
 from bequest.checkpoints.publish import staged_folder
 from bequest.evaluation.image_accuracy import (
     Flags,
@@ -21,7 +22,6 @@ from bequest.evaluation.image_accuracy import (
     is_right,
 )
 from bequest.evaluation.image_data import class_names, labels_of
-from bequest.evaluation.image_models import ORIGINAL
 from bequest.results import Section, write_results
 from bequest.training.vision_model import ImageClassifier, restored
 from bequest.training.vision_plan import ImagePlan
