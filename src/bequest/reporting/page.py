@@ -142,10 +142,7 @@ def _card(run: Run, number: int, graph: LineageGraph) -> Card:
 def _made(run: Run, graph: LineageGraph) -> str:
     if run.lineage is None:
         return ""
-    key = next(
-        key for key, model in graph.models.items() if model.reported and model.name == run.name
-    )
-    operation = graph.maker(key)
+    operation = graph.maker(graph.reported[run.name])
     return (
         "" if operation is None else f"Made by {operation.name} from {_sources(operation, graph)}."
     )
