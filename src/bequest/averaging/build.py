@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from bequest.averaging.coefficients import coefficient_vector
+from bequest.averaging.coefficients import coefficient_vector, paper_of
 from bequest.averaging.plan import AveragePlan, plan_of
 from bequest.averaging.streaming import NonFiniteError, write_averages
 from bequest.checkpoints.companions import copy_companions
@@ -19,6 +19,7 @@ from bequest.checkpoints.model_card import write_model_card
 from bequest.checkpoints.pieces import StoredTensor
 from bequest.checkpoints.publish import staged_folder
 from bequest.errors import CheckpointError
+from bequest.papers import cited
 from bequest.results import Section, write_results
 
 
@@ -210,11 +211,10 @@ def _card(plan: AveragePlan) -> list[str]:
     if plan.mixture.exclude:
         listed = ", ".join(f"`{pattern}`" for pattern in plan.mixture.exclude)
         extra.append(f"Taken from the newest checkpoint alone: tensors that match {listed}.")
-    return [f"{made}`bequest average`.", table, *extra, *plan.notes, *_SOURCES]
-
-
-_SOURCES = (
-    "Method: latest weight averaging, LAWA ([arXiv 2306.03241](https://arxiv.org/abs/2306.03241)). "
-    "`bequest.json` holds the lineage; "
-    "`bequest lineage FOLDER` verifies it.",
-)
+    return [
+        f"{made}`bequest average`.",
+        table,
+        *extra,
+        *plan.notes,
+        cited(paper_of(plan.mixture.coefficients)),
+    ]

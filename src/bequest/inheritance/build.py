@@ -21,6 +21,7 @@ from bequest.inheritance.plan import InheritancePlan
 from bequest.inheritance.quantized import FIELD as QUANTIZATION
 from bequest.inheritance.quantized import standing_for
 from bequest.inheritance.selection import describe_layers
+from bequest.papers import cited
 from bequest.results import Section, write_results
 
 
@@ -167,14 +168,7 @@ def _card(plan: InheritancePlan) -> Sequence[str]:
     if plan.reinitialized:
         drawn = ", ".join(f"`{name}`" for name in plan.reinitialized)
         rows.append(f"| drawn anew (seed {plan.seed}) | {drawn} |")
-    return [made, "\n".join(["| | |", "|---|---|", *rows]), *plan.notes, *_SOURCES]
-
-
-_SOURCES = (
-    "Method: Inheritune ([arXiv 2404.08634](https://arxiv.org/abs/2404.08634)). "
-    "`bequest.json` holds the lineage; "
-    "`bequest lineage FOLDER` verifies it.",
-)
+    return [made, "\n".join(["| | |", "|---|---|", *rows]), *plan.notes, cited("inheritune")]
 
 
 def _stopping(advance: Callable[[float], object], verdict: Future[None]) -> Callable[[int], None]:

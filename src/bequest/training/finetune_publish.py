@@ -25,7 +25,9 @@ from bequest.checkpoints.lineage import (
 from bequest.checkpoints.model_card import write_model_card
 from bequest.checkpoints.publish import require_space, staged_folder
 from bequest.errors import BequestError
+from bequest.papers import cited
 from bequest.results import FILE_NAME, Section, write_results
+from bequest.training.average_recipes import TRAINED
 from bequest.training.finetune_plan import FinetunePlan
 from bequest.training.finetune_results import run_sections
 from bequest.training.run_folder import trainer_state
@@ -75,6 +77,7 @@ def publish(plan: FinetunePlan, checkpoint: Path, weights: Path) -> list[Section
             repo_id=plan.location.repo_id,
             paragraphs=_card(plan, state),
             library="peft" if _is_adapter(staging) else "transformers",
+            relation="adapter" if _is_adapter(staging) else "finetune",
         )
         write_results(staging, command_line(), sections)
         write_lineage(
@@ -263,15 +266,32 @@ def _card(plan: FinetunePlan, state: dict[str, Any]) -> Sequence[str]:
     return [
         f"Fine-tuned from `{base}` with `bequest finetune`.",
         f"| | |\n|---|---|\n{table}",
-        "FLOW is arXiv 2502.02797. `bequest.json` holds the lineage; `bequest lineage FOLDER` "
-        "verifies it. `results.json` holds the curves of the run.",
+        cited(*_papers(plan)),
     ]
+
+
+def _papers(plan: FinetunePlan) -> Iterator[str]:
+    """Name what the run is made of, as keys of `bequest.papers`."""
+    config, method = plan.config, plan.config.method
+    if plan.given_weights is None and _scheme(plan) != "uniform":
+        yield _scheme(plan).removesuffix("-token")
+    yield from (name for name in ("l2", "kl", "sfa", "wise_ft") if getattr(method, name))
+    if config.lora is not None:
+        yield "lora"
+    if config.weights != TRAINED:
+        yield plan.recipes[config.weights].paper
+
+
+def _scheme(plan: FinetunePlan) -> str:
+    """Return the scheme of the run's weights: what was asked for, else the score file's own."""
+    own = getattr(plan.weighing.scores, "metadata", {}).get("scheme")
+    return str(plan.config.method.scheme or own or "flow")
 
 
 def describe_method(plan: FinetunePlan) -> str:
     """Name the method in a few words, such as "flow, l2 0.001, LoRA"."""
     method = plan.config.method
-    parts = ["weights of the data" if plan.given_weights else method.scheme or "flow"]
+    parts = ["weights of the data" if plan.given_weights else _scheme(plan)]
     default = type(method)()
     parts += [
         f"{field.name} {getattr(method, field.name)}"
