@@ -22,6 +22,8 @@ from bequest.errors import InputError, StorageError
 
 SCHEMA_VERSION = 1
 FILE_NAME = "results.json"
+ACCOUNT = "Settings, versions, cost"
+"""Title of the table that every command's results end with: `bequest.checkpoints.account`."""
 _LARGEST = int(sys.float_info.max)
 
 SectionType = Literal["table", "lines", "heatmap", "histogram", "scatter"]

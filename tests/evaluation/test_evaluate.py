@@ -143,9 +143,8 @@ def test_results_and_items_are_left(models: list[Path], texts: Path, tmp_path: P
         ("Gains by task", "scatter"),
         ("Target against forgetting", "scatter"),
         ("Models", "table"),
-        ("Settings", "table"),
-        ("Versions", "table"),
         ("Cost", "table"),
+        ("Settings, versions, cost", "table"),
     ]
     data = {section["title"]: section["data"] for section in left["sections"]}
     table, figure = data["Gains and losses"], data["Target against forgetting"]
@@ -156,9 +155,10 @@ def test_results_and_items_are_left(models: list[Path], texts: Path, tmp_path: P
     low, high = found.comparisons[1].interval or (0, 0)
     assert drawn["y"] == [0, 1] and drawn["x_interval"]["low"][1] == pytest.approx(-high)
     assert drawn["x_interval"]["high"][1] == pytest.approx(-low)
-    settings = dict(data["Settings"]["rows"])
-    assert settings["target"] == "texts.jsonl" and settings["resamples"] == 200
-    assert "torch" in dict(data["Versions"]["rows"])
+    told = {(kind, name): value for kind, name, value in data["Settings, versions, cost"]["rows"]}
+    assert told["setting", "target"] == "texts.jsonl" and told["setting", "resamples"] == 200
+    assert ("version", "torch") in told and told["cost", "items"] == 40
+    assert told["cost", "seconds of this call"] > 0 and ("setting", "out") not in told
     cost = data["Cost"]["rows"]
     assert [row[:3] for row in cost[:2]] == [
         ["model-0", name, 20] for name in ("texts.jsonl", "more.jsonl")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from bequest.averaging.candidates import (
 )
 from bequest.averaging.measured import Evaluate, MeasuredLosses
 from bequest.averaging.trajectory import DEFAULT_WINDOW, Window, listed
+from bequest.checkpoints.account import account
 from bequest.checkpoints.lineage import command_line, describe_input, write_lineage
 from bequest.checkpoints.publish import check_target, require_space, staged_folder
 from bequest.errors import InputError
@@ -89,6 +91,7 @@ def slide(
         InputError: the request does not fit the run; nothing was written.
         StorageError: the disk is full or failed; nothing is left behind.
     """
+    started = time.monotonic()
     if evaluate is None and not keep:
         raise InputError("texts is missing: averages that are not kept are made to be evaluated.")
     members, notes = open_run(config)
@@ -123,7 +126,8 @@ def slide(
                 candidates, staging if keep else None, target, config, measured, progress=progress
             )
         made = _slide(target, candidates, losses, notes)
-        write_results(staging, command_line(), made.sections())
+        told = account(config, seconds=time.monotonic() - started)
+        write_results(staging, command_line(), [*made.sections(), told])
         used = {m.step: m for c in candidates for m in c.plan.members}
         write_lineage(
             staging,

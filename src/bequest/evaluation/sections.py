@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from bequest.checkpoints.lineage import package_versions
+from bequest.checkpoints.account import account
 from bequest.evaluation.items import ItemScores
 from bequest.evaluation.models import Candidate
 from bequest.evaluation.paired import Comparison, Statistics
-from bequest.evaluation.plan import EvaluateConfig, EvaluationPlan
+from bequest.evaluation.plan import EvaluationPlan
 from bequest.results import Section
 
 
@@ -264,23 +263,13 @@ def _models(candidates: Sequence[Candidate]) -> Section:
     return Section(title="Models", type="table", data={"columns": columns, "rows": rows})
 
 
-def appendix(plan: EvaluationPlan) -> list[Section]:
-    """Tell under which settings and versions results came about, and what they took.
+def appendix(plan: EvaluationPlan, seconds: float) -> list[Section]:
+    """Tell what each model's tasks took, whenever they ran, and how the results came about.
 
     Args:
         plan: whose results are all there.
+        seconds: that this call took.
     """
-    defaults = {field.name: field.default for field in dataclasses.fields(EvaluateConfig)}
-    given = {
-        name: value
-        for name, value in dataclasses.asdict(plan.config).items()
-        if value != defaults[name] and name not in ("models", "out", "overwrite")
-    }
-    settings = [
-        [name, " ".join(map(str, value)) if isinstance(value, tuple) else value]
-        for name, value in given.items()
-    ]
-    versions = [[name, number] for name, number in package_versions().items()]
     cost = [
         [
             candidate.label,
@@ -291,12 +280,8 @@ def appendix(plan: EvaluationPlan) -> list[Section]:
         for candidate in plan.candidates
         for task in plan.tasks
     ]
-    tables = {
-        "Settings": (["setting", "value"], settings),
-        "Versions": (["package", "version"], versions),
-        "Cost": (["model", "task", "items", "seconds"], cost),
-    }
+    columns = ["model", "task", "items", "seconds"]
     return [
-        Section(title=title, type="table", data={"columns": columns, "rows": rows})
-        for title, (columns, rows) in tables.items()
+        Section(title="Cost", type="table", data={"columns": columns, "rows": cost}),
+        account(plan.config, seconds=seconds, items=sum(task.num_items for task in plan.tasks)),
     ]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from tqdm import tqdm
 
+from bequest.checkpoints.account import account
 from bequest.checkpoints.companions import copy_companions
 from bequest.checkpoints.lineage import command_line, describe_input, write_lineage
 from bequest.checkpoints.model_card import write_model_card
@@ -38,6 +40,7 @@ def build(plan: InheritancePlan, *, progress: bool = False) -> InheritancePlan:
     Raises:
         BequestError: the plan does not load as it should, or the disk failed.
     """
+    started = time.monotonic()
     with staged_folder(plan.target, overwrite=plan.overwrite) as staging:
         # The verdict takes seconds of importing and building; the copy spends them in the kernel.
         with ThreadPoolExecutor(max_workers=1) as judge:
@@ -52,7 +55,7 @@ def build(plan: InheritancePlan, *, progress: bool = False) -> InheritancePlan:
             ) as bar:
                 write_shards(plan.shards, staging, _stopping(bar.update, verdict))
             verdict.result()
-        _write_small_files(plan, staging)
+        _write_small_files(plan, staging, started)
     return plan
 
 
@@ -123,7 +126,7 @@ def _size_of(files: Sequence[Path]) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def _write_small_files(plan: InheritancePlan, staging: Path) -> None:
+def _write_small_files(plan: InheritancePlan, staging: Path, started: float) -> None:
     write_config(plan.config, staging / "config.json")
     copy_companions(plan.home.folder, staging, plan.companions)
     location = plan.home.location
@@ -134,7 +137,8 @@ def _write_small_files(plan: InheritancePlan, staging: Path) -> None:
         repo_id=location.repo_id,
         paragraphs=_card(plan),
     )
-    write_results(staging, command_line(), [summary(plan)])
+    told = account(plan.settings, seconds=time.monotonic() - started)
+    write_results(staging, command_line(), [summary(plan), told])
     write_lineage(
         staging,
         operation=plan.operation,

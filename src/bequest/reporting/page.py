@@ -18,9 +18,9 @@ from bequest.reporting.lineage_picture import draw_lineage
 from bequest.reporting.numbers import shown
 from bequest.reporting.runs import Run
 from bequest.reporting.tables import Table, headline, numbers_of, table, table_of
-from bequest.results import Section
+from bequest.results import ACCOUNT, Section
 
-APPENDED = ("settings", "versions", "cost")
+APPENDED = ("settings", "versions", "cost", ACCOUNT.lower())
 """Titles of the tables that stand at the end, whichever command wrote them."""
 
 
@@ -208,11 +208,20 @@ def _appendix(runs: Sequence[Run], graph: LineageGraph) -> Iterator[Block]:
         for section in run.sections:
             if section.title.lower() in APPENDED:
                 number += 1
-                block = _block(section, f"appendix-{number}")
-                yield Block(**{**vars(block), "title": f"{run.name}: {section.title.lower()}"})
+                told = section if run.lineage is None else _cost_alone(section)
+                block = _block(told, f"appendix-{number}")
+                yield Block(**{**vars(block), "title": f"{run.name}: {told.title.lower()}"})
     versions = _versions(graph)
     if versions is not None:
         yield Block(id="appendix-versions", title="Versions", table=versions)
+
+
+def _cost_alone(section: Section) -> Section:
+    """Leave out of a model's account what its lineage tells already."""
+    if section.title != ACCOUNT:
+        return section
+    rows = [row[1:] for row in section.data["rows"] if row[0] == "cost"]
+    return Section(title="cost", type="table", data={"columns": ["cost", "value"], "rows": rows})
 
 
 def _versions(graph: LineageGraph) -> Table | None:

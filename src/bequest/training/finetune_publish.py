@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from bequest.checkpoints.account import account
 from bequest.checkpoints.checkpoint import open_checkpoint, read_json
 from bequest.checkpoints.companions import companion_files, copy_companions
 from bequest.checkpoints.formats import ADAPTER_CONFIG
@@ -26,7 +28,7 @@ from bequest.checkpoints.model_card import write_model_card
 from bequest.checkpoints.publish import require_space, staged_folder
 from bequest.errors import BequestError
 from bequest.papers import cited
-from bequest.results import FILE_NAME, Section, write_results
+from bequest.results import ACCOUNT, FILE_NAME, Section, write_results
 from bequest.training.average_recipes import TRAINED
 from bequest.training.finetune_plan import FinetunePlan
 from bequest.training.finetune_results import run_sections
@@ -47,13 +49,14 @@ _NOT_THE_MODEL = (
 """What a checkpoint holds to be resumed from."""
 
 
-def publish(plan: FinetunePlan, checkpoint: Path, weights: Path) -> list[Section]:
+def publish(plan: FinetunePlan, checkpoint: Path, weights: Path, started: float) -> list[Section]:
     """Write the finished model, whole or not at all.
 
     Args:
         plan: of the run.
         checkpoint: the last of the run.
         weights: the folder, in or below a checkpoint, whose weights are taken.
+        started: `time.monotonic()` when this call began.
 
     Returns:
         The sections of its `results.json`.
@@ -78,6 +81,14 @@ def publish(plan: FinetunePlan, checkpoint: Path, weights: Path) -> list[Section
             paragraphs=_card(plan, state),
             library="peft" if _is_adapter(staging) else "transformers",
             relation="adapter" if _is_adapter(staging) else "finetune",
+        )
+        sections.append(
+            account(
+                plan.config,
+                seconds=time.monotonic() - started,
+                samples=len(plan.lengths),
+                tokens=round(plan.num_tokens * state["epoch"]),
+            )
         )
         write_results(staging, command_line(), sections)
         write_lineage(
@@ -207,7 +218,9 @@ def _score_sections(plan: FinetunePlan) -> list[Section]:
     file = plan.scores_file.with_suffix("") / FILE_NAME
     if not file.is_file():
         return []
-    return [Section(**section) for section in read_json(file)["sections"]]
+    sections = [Section(**section) for section in read_json(file)["sections"]]
+    # Its account is the scoring's; the run has one of its own.
+    return [section for section in sections if section.title != ACCOUNT]
 
 
 def _settings(plan: FinetunePlan, state: dict[str, Any], weights: Path) -> dict[str, Any]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import time
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from safetensors.torch import save_file
 
-from bequest import __version__
-from bequest.checkpoints.lineage import command_line
+from bequest.checkpoints.account import account
+from bequest.checkpoints.checkpoint import open_checkpoint
+from bequest.checkpoints.lineage import command_line, describe_input, write_lineage
 from bequest.checkpoints.model_identity import ORIGINAL
 from bequest.checkpoints.publish import staged_folder
+from bequest.errors import InputError
 from bequest.evaluation.image_accuracy import (
     Flags,
     Floats,
@@ -73,9 +75,12 @@ def finetune_images(plan: ImagePlan, *, tell: Tell = lambda _: None) -> ImageRun
         BequestError: training ended with weights that are not finite.
         StorageError: the disk is full or failed.
     """
+    started = time.monotonic()
     stages = run_stages(plan, tell=tell)
     accuracies = measure(plan, stages)
     sections = sections_of(accuracies, stages)
+    seconds = time.monotonic() - started
+    sections.append(account(plan.config, seconds=seconds, images=len(plan.train)))
     publish(plan, stages, sections)
     return ImageRun(
         model=stages.final,
@@ -198,15 +203,26 @@ def publish(plan: ImagePlan, stages: Stages, sections: list[Section]) -> None:
             state = {key: value.contiguous() for key, value in network.state_dict().items()}
             save_file(state, folder / "model.safetensors")
         save_file(kept, folder / ORIGINAL)
-        told = {
-            "schema_version": 1,
-            "operation": "finetune",
-            "command": command_line(),
-            "versions": {"bequest": __version__},
-            "settings": {**plan.identity, "temperature": stages.temperature, "classes": names},
-        }
-        (folder / "bequest.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
         write_results(folder, command_line(), sections)
+        write_lineage(
+            folder,
+            operation="finetune",
+            settings={**plan.identity, "temperature": stages.temperature, "classes": names},
+            inputs=_inputs(plan),
+            outputs=[path for path in folder.rglob("*") if path.is_file()],
+            full_hash=False,
+        )
+
+
+def _inputs(plan: ImagePlan) -> list[dict[str, Any]]:
+    """Describe the model that it began with, where that is one with files of its own."""
+    config = plan.config
+    try:
+        source = open_checkpoint(config.model, revision=config.revision, field="model")
+    except InputError:
+        # A module that a function made, or that the caller had in memory.
+        return []
+    return [describe_input(source, "model", full_hash=False)]
 
 
 def _mean(right: Flags | None) -> float | None:
