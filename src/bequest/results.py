@@ -24,6 +24,8 @@ SCHEMA_VERSION = 1
 FILE_NAME = "results.json"
 ACCOUNT = "Settings, versions, cost"
 """Title of the table that every command's results end with: `bequest.checkpoints.account`."""
+ACCOUNT_COLUMNS = ["kind", "name", "value"]
+"""Its columns; a kind is "setting", "version" or "cost"."""
 _LARGEST = int(sys.float_info.max)
 
 SectionType = Literal["table", "lines", "heatmap", "histogram", "scatter"]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bequest.checkpoints.lineage import package_versions
-from bequest.results import ACCOUNT, Section
+from bequest.results import ACCOUNT, ACCOUNT_COLUMNS, Section
 
 _OF_THE_OUTPUT = ("out", "overwrite")
 """Fields that decide nothing about the result."""
@@ -28,7 +28,7 @@ def account(settings: Any, *, seconds: float | None = None, **counts: int | None
     if seconds is not None:
         rows.append(["cost", "seconds of this call", round(seconds, 3)])
     rows += [["cost", name.replace("_", " "), n] for name, n in counts.items() if n is not None]
-    data = {"columns": ["kind", "name", "value"], "rows": rows}
+    data = {"columns": list(ACCOUNT_COLUMNS), "rows": rows}
     return Section(title=ACCOUNT, type="table", data=data)
 
 

@@ -63,14 +63,16 @@ def write_finished(
 
 
 def _settings(plan: PretrainPlan, length: RunLength) -> dict[str, Any]:
-    settings = dataclasses.asdict(plan.config)
+    # What came of it first: a picture has room for the first few.
+    done = {"steps": length.steps, "tokens_read": length.tokens_trained}
+    settings = done | dataclasses.asdict(plan.config)
     settings["training"] = dict(plan.settings)
     settings["documents"] = {
         "fingerprint": plan.documents.fingerprint,
         "training": len(plan.documents.training),
         "held_out": len(plan.documents.held_out),
     }
-    return settings | {"steps": length.steps, "tokens_read": length.tokens_trained}
+    return settings
 
 
 def _card(plan: PretrainPlan, length: RunLength, losses: Mapping[str, HeldOutLosses]) -> list[str]:
