@@ -22,6 +22,10 @@ from bequest.errors import InputError, StorageError
 
 SCHEMA_VERSION = 1
 FILE_NAME = "results.json"
+ACCOUNT = "Settings, versions, cost"
+"""Title of the table that every command's results end with: `bequest.checkpoints.account`."""
+ACCOUNT_COLUMNS = ["kind", "name", "value"]
+"""Its columns; a kind is "setting", "version" or "cost"."""
 _LARGEST = int(sys.float_info.max)
 
 SectionType = Literal["table", "lines", "heatmap", "histogram", "scatter"]
@@ -40,8 +44,10 @@ class Section:
     ========= ==================================================================================
     table     `columns`: C str; `rows`: lists of C cells, a cell being a str, a number, a bool
               or None; [`headline`: bool, true for a table whose numbers sum up the whole result];
-              [`metrics`: list of {`task`, `dataset`, `metric`: str, `value`: number}, the table's
-              numbers as a model card's metadata takes them]
+              [`metrics`: list of {`task`, `dataset`, `metric`: str, `value`: number,
+              [`model`: str]}, numbers as a model card's metadata takes them; `model` is the hash of
+              the model that was judged (`bequest.checkpoints.model_identity`), else that of the
+              folder in which the results lie]
     lines     `x_label`, `y_label`: str; [`x_scale`, `y_scale`: "linear" or "log"]; `series`: list
               of {`name`: str, `x`: N numbers, `y`: N numbers or None for a gap,
               [`interval`: {`low`, `high`: like `y`}]}
@@ -184,6 +190,7 @@ _AXES = {"x_label": _TEXT, "y_label": _TEXT}
 _SCALES = {"x_scale?": _SCALE, "y_scale?": _SCALE}
 _INTERVAL = {"low": _Values(_NUMBER_OR_GAP, "N"), "high": _Values(_NUMBER_OR_GAP, "N")}
 _METRIC = {"task": _TEXT, "dataset": _TEXT, "metric": _TEXT, "value": _NUMBER}
+_METRIC |= {"model?": _TEXT}
 _LINE = {
     "name": _TEXT,
     "x": _Values(_NUMBER, "N"),

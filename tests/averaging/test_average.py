@@ -150,8 +150,12 @@ def test_what_stands_beside_the_weights(run: Path, tmp_path: Path) -> None:
     ]
     assert all(check.intact for check in verify_outputs(out, record, full_hash=True))
     results = json.loads((out / "results.json").read_text())
-    assert [section["type"] for section in results["sections"]] == ["table", "table"]
+    assert [section["type"] for section in results["sections"]] == ["table", "table", "table"]
     assert "2306.03241" in (out / "README.md").read_text()
+    decayed = tmp_path / "decayed"
+    bequest.average_checkpoints(run, decayed, window=3, spacing=100, coefficients="decay:cosine")
+    card = (decayed / "README.md").read_text()
+    assert "2507.17634" in card and "2306.03241" not in card
     assert not {"trainer_state.json", "optimizer.pt", "training_args.bin"} & {
         path.name for path in out.iterdir()
     }

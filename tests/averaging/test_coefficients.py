@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bequest.averaging.coefficients import blended, coefficient_vector, decay_coefficients
+from bequest.averaging.coefficients import (
+    blended,
+    coefficient_vector,
+    decay_coefficients,
+    paper_of,
+)
+from bequest.averaging.recipes import LatestWeightAverage
 from bequest.errors import InputError
 
 CURVES = ["linear", "cosine", "1-sqrt", "inverse-sqrt"]
@@ -139,6 +145,24 @@ def test_wrong_specs_are_refused_in_one_sentence(
 ) -> None:
     with pytest.raises(InputError, match=said):
         coefficient_vector(spec, members)
+
+
+@pytest.mark.parametrize(
+    ("spec", "paper"),
+    [
+        ("uniform", "lawa"),
+        ([0.2, 0.8], "lawa"),
+        (" ema:0.2", "ema"),
+        ("decay:0.9,0.5", "wsm"),
+        ("qam:decay:cosine", "wsm"),
+    ],
+)
+def test_what_an_average_is_cited_as(spec: str | list[float], paper: str) -> None:
+    assert paper_of(spec) == paper
+    recipe = LatestWeightAverage(
+        window=3 if isinstance(spec, str) else 2, spacing=1, coefficients=spec
+    )
+    assert recipe.paper == paper
 
 
 def test_blend_out_of_range_is_refused() -> None:

@@ -72,7 +72,7 @@ def test_kept_averages_are_those_made_one_by_one(run: Path, tmp_path: Path) -> N
     assert record["settings"]["ends"] == [300, 400, 500, 600]
     assert len(record["inputs"]) == 6
     sections = json.loads((tmp_path / "out" / "results.json").read_text())["sections"]
-    assert [section["type"] for section in sections] == ["table", "lines"]
+    assert [section["type"] for section in sections] == ["table", "lines", "table"]
     assert [series["name"] for series in sections[1]["data"]["series"]] == ["raw", "averaged"]
 
 
@@ -254,7 +254,7 @@ def test_a_search_finds_the_lowest_loss(run: Path, tmp_path: Path) -> None:
     exact = runs.exact_average(map(runs.state_of, best), coefficient_vector("uniform", len(best)))
     runs.same_bits(runs.read(tmp_path / "out"), exact, torch.float32)
     sections = json.loads((tmp_path / "out" / "results.json").read_text())["sections"]
-    assert [s["type"] for s in sections] == ["table", "table", "table", "heatmap"]
+    assert [s["type"] for s in sections] == ["table", "table", "table", "heatmap", "table"]
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 

@@ -11,7 +11,7 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from bequest.checkpoints.lineage import read_lineage, verify_outputs, write_lineage
 from bequest.checkpoints.model_card import add_results, write_model_card
 from bequest.errors import InputError
-from bequest.reporting.card import card_markdown, card_metrics
+from bequest.reporting.card import card_markdown, results_of
 from bequest.reporting.runs import read_runs
 from reporting.samples import HOSTILE, every_kind, write_run
 
@@ -86,7 +86,7 @@ def test_the_card_s_numbers_are_the_report_s(tmp_path: Path) -> None:
     markdown = card_markdown(runs)
     assert r"| social\_iqa | acc | 0.360 | 0.385 | no |" in markdown
     assert "Found by `bequest evaluate a b`." in markdown
-    (metric,) = card_metrics(runs)
+    _, (metric,) = results_of(runs, folder=tmp_path / "run", identity=None)
     assert metric["value"] == 0.385
 
 
@@ -97,7 +97,7 @@ def test_hostile_results_stay_text(tmp_path: Path, text: str) -> None:
     out = make_card(tmp_path)
     runs = read_runs([write_run(tmp_path / "run", every_kind(named=text), text)])
     for _ in range(2):
-        metrics = card_metrics(runs)
+        _, metrics = results_of(runs, folder=tmp_path / "run", identity=None)
         add_results(out, markdown=card_markdown(runs), metrics=metrics, name="out")
     card = (out / "README.md").read_text(encoding="utf-8")
     assert card.count("<!-- bequest:results:end -->") == 1

@@ -65,7 +65,7 @@ def test_it_diagnoses_and_says_what_it_saw(
         assert said in told
     left = json.loads((tmp_path / "out" / "results.json").read_text())
     kinds = [section["type"] for section in left["sections"]]
-    assert kinds == ["table"] * 2 + ["heatmap"] * 4 + ["lines"] * 3
+    assert kinds == ["table"] * 2 + ["heatmap"] * 4 + ["lines"] * 3 + ["table"]
     rank = left["sections"][2]["data"]
     assert (len(rank["x"]), len(rank["y"])) == (4, 3), "heads x blocks"
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["results.json"]
@@ -73,7 +73,7 @@ def test_it_diagnoses_and_says_what_it_saw(
     code, _, err = run(*words, capsys=capsys)
     assert code == 2 and "--overwrite" in err
     code, told, _ = run(*words, *more, "--overwrite", "--json", capsys=capsys)
-    assert code == 0 and json.loads(told)["sections"] == left["sections"]
+    assert code == 0 and json.loads(told)["sections"][:-1] == left["sections"][:-1]
 
 
 def test_a_dry_run_writes_nothing(
@@ -112,7 +112,8 @@ def test_an_interrupted_run_goes_on(
         json.loads((tmp_path / name / "results.json").read_text())["sections"]
         for name in ("out", "whole")
     )
-    assert one == other
+    # All but the seconds.
+    assert one[:-1] == other[:-1]
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     document = json.loads(capsys.readouterr().out)
     kept = json.loads((tmp_path / "out" / "results.json").read_text())
     assert document["sections"] == kept["sections"]
+    # Its lineage is one that the other commands read.
+    assert main(["lineage", str(tmp_path / "out")]) == 0
+    assert main(["report", str(tmp_path / "out"), "--out", str(tmp_path / "r.html")]) == 0
+    assert "Made by finetune from model." in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,7 @@ def test_json_is_what_is_left(
     assert [section["type"] for section in left["sections"]] == [
         *["table"] * 4,
         *["histogram"] * 2,
+        "table",
     ]
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import bequest
+from bequest.cli.main import main
 from bequest.errors import InputError
 from bequest.evaluation.bits_per_byte import bits_per_byte
 from bequest.evaluation.models import LoadedModel, find_candidates
@@ -95,6 +98,38 @@ def test_a_changed_model_in_the_same_place_is_another_model(
     assert first.before == second.before and first.after != second.after
 
 
+def test_a_card_gets_its_own_model_s_scores(
+    models: list[Path], texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = [
+        bequest.evaluate(models[0], one, texts=texts, out=tmp_path / one.name) for one in models[1:]
+    ]
+    words = ["report", *(str(tmp_path / one.name) for one in models[1:]), "--overwrite", "--quiet"]
+    words += ["--out", str(tmp_path / "report.html")]
+    stranger = save_model(tmp_path / "stranger", seed=9)
+    expected = {
+        models[0]: found[0].comparisons[0].before,
+        models[1]: found[0].comparisons[0].after,
+        models[2]: found[1].comparisons[0].after,
+    }
+    for folder, score in expected.items():
+        copied = shutil.copytree(folder, tmp_path / "copies" / folder.name)
+        (copied / "README.md").write_text("# mine\n", encoding="utf-8")
+        assert main([*words, "--card", str(copied)]) == 0
+        card = ModelCard.load(copied / "README.md")
+        (told,) = card.data.to_dict()["model-index"][0]["results"]
+        assert told["metrics"][0]["value"] == pytest.approx(score)
+        # A run that did not judge this model is no result of it.
+        assert card.text.count("Found by") == (2 if folder == models[0] else 1)
+    (stranger / "README.md").write_text("# mine\n", encoding="utf-8")
+    (tmp_path / "report.html").unlink()
+    assert main([*words, "--card", str(stranger)]) == 2
+    told = capsys.readouterr().err
+    assert "none of the runs' scores" in told and told.count("\n") == 1
+    assert not (tmp_path / "report.html").exists()
+    assert (stranger / "README.md").read_text(encoding="utf-8") == "# mine\n"
+
+
 def test_results_and_items_are_left(models: list[Path], texts: Path, tmp_path: Path) -> None:
     other = tmp_path / "more.jsonl"
     other.write_text("".join(json.dumps({"text": t[::-1]}) + "\n" for t in TEXTS), encoding="utf-8")
@@ -108,9 +143,8 @@ def test_results_and_items_are_left(models: list[Path], texts: Path, tmp_path: P
         ("Gains by task", "scatter"),
         ("Target against forgetting", "scatter"),
         ("Models", "table"),
-        ("Settings", "table"),
-        ("Versions", "table"),
         ("Cost", "table"),
+        ("Settings, versions, cost", "table"),
     ]
     data = {section["title"]: section["data"] for section in left["sections"]}
     table, figure = data["Gains and losses"], data["Target against forgetting"]
@@ -121,9 +155,10 @@ def test_results_and_items_are_left(models: list[Path], texts: Path, tmp_path: P
     low, high = found.comparisons[1].interval or (0, 0)
     assert drawn["y"] == [0, 1] and drawn["x_interval"]["low"][1] == pytest.approx(-high)
     assert drawn["x_interval"]["high"][1] == pytest.approx(-low)
-    settings = dict(data["Settings"]["rows"])
-    assert settings["target"] == "texts.jsonl" and settings["resamples"] == 200
-    assert "torch" in dict(data["Versions"]["rows"])
+    told = {(kind, name): value for kind, name, value in data["Settings, versions, cost"]["rows"]}
+    assert told["setting", "target"] == "texts.jsonl" and told["setting", "resamples"] == 200
+    assert ("version", "torch") in told and told["cost", "items"] == 40
+    assert told["cost", "seconds of this call"] > 0 and ("setting", "out") not in told
     cost = data["Cost"]["rows"]
     assert [row[:3] for row in cost[:2]] == [
         ["model-0", name, 20] for name in ("texts.jsonl", "more.jsonl")

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 import bequest
+from bequest.checkpoints.model_identity import ORIGINAL
 from bequest.cli.main import main
 from bequest.errors import InputError
-from bequest.evaluation.image_models import ORIGINAL
 from bequest.evaluation.image_task import ImageTask
 from training.tiny_images import NAMES, pictures, write_folder, write_model, write_parquet
 from training.tiny_sft import save_model

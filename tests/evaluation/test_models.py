@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import bequest
+from bequest.checkpoints.model_identity import ContentHashes
 from bequest.errors import InputError
 from bequest.evaluation import contents
-from bequest.evaluation.contents import ContentHashes
 from bequest.evaluation.held_out import HeldOutText
 from bequest.evaluation.models import LoadedModel, find_candidates
 from training.tiny_images import write_model, write_parquet

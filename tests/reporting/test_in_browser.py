@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,10 @@ import pytest
 import bequest
 from assets.bring import ROOT, AssetError, bring
 from assets.chromium import ASSET
+from bequest.reporting.runs import read_runs
+from bequest.results import ACCOUNT
 from reporting.browser import Page, browser
+from reporting.real_runs import make_runs
 from reporting.samples import HOSTILE, every_kind, hostile_record, lineage, write_run
 
 pytestmark = pytest.mark.assets
@@ -53,6 +57,12 @@ def hostile_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bequest.report(*runs, out=folder / "report.html")
 
 
+@pytest.fixture(scope="module")
+def real_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("real")
+    return bequest.report(*make_runs(folder), out=folder / "report.html")
+
+
 SIZES = """[...document.querySelectorAll("svg.picture")].map(svg => {
   const box = svg.getBoundingClientRect();
   const marks = [...svg.querySelectorAll("path, rect, text, use")].filter(mark => {
@@ -86,6 +96,59 @@ def test_every_picture_is_drawn(window: Page, report_file: Path, width: int, dar
     assert window.evaluate("document.documentElement.scrollWidth") <= width
     background = window.evaluate("getComputedStyle(document.body).backgroundColor")
     assert background == ("rgb(20, 23, 26)" if dark else "rgb(255, 255, 255)")
+
+
+HIDDEN = """[...document.querySelectorAll(".scroll")]
+  .filter(one => one.getBoundingClientRect().width > 0 && one.scrollWidth > one.clientWidth + 1)
+  .map(one => one.innerText)"""
+COLOURS = """[...document.querySelectorAll("h1, h2, h3, p, th, td, a, li, code, summary")]
+  .filter(one => one.innerText.trim() && one.getBoundingClientRect().width > 1)
+  .map(one => {
+    let under = one;
+    while (under && getComputedStyle(under).backgroundColor === "rgba(0, 0, 0, 0)")
+      under = under.parentElement;
+    return [getComputedStyle(one).color, getComputedStyle(under ?? document.body).backgroundColor];
+  })"""
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance, as WCAG 2 defines it."""
+    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 375])
+def test_what_the_commands_leave_can_be_read(
+    window: Page, real_file: Path, width: int, dark: bool, tmp_path: Path
+) -> None:
+    window.open(real_file, width=width, dark=dark)
+    assert window.complaints() == [] and window.requests() == [real_file.resolve().as_uri()]
+    assert window.evaluate("document.documentElement.scrollWidth") <= width
+    pictures = [one for one in window.evaluate(SIZES) if one["shown"]]
+    assert len(pictures) > 10 and all(one["beyond"] == [] for one in pictures)
+    # Nothing of a table is out of sight in a wide window.
+    assert width < 1280 or window.evaluate(HIDDEN) == []
+    pairs = {tuple(pair) for pair in window.evaluate(COLOURS)}
+    assert len(pairs) > 3
+    for pair in pairs:
+        low, high = sorted(map(luminance, pair))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, pair
+    file = tmp_path / "page.png"
+    window.screenshot(file)
+    assert file.read_bytes().startswith(b"\x89PNG") and file.stat().st_size > 50_000
+
+
+def test_every_command_told_what_it_took(real_file: Path) -> None:
+    for run in read_runs([one.parent for one in sorted(real_file.parent.glob("*/results.json"))]):
+        (told,) = (one for one in run.sections if one.title == ACCOUNT)
+        kinds = [row[0] for row in told.data["rows"]]
+        assert told is run.sections[-1] and {"setting", "version", "cost"} == set(kinds), run.name
+    text = real_file.read_text(encoding="utf-8")
+    # A model's settings stand once, with what making it took.
+    assert text.count("trained: pretrain</h3>") == 1 and text.count("seconds of this call") == 4
+    assert text.count(">Versions</h3>") == 1
 
 
 def test_colours_follow_the_theme_and_the_button(window: Page, report_file: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+import bequest
 from bequest.reporting.layers import components, place
 from bequest.reporting.lineage_graph import LineageGraph, lineage_graph, setting_text
 from bequest.reporting.lineage_picture import draw_lineage, fit
@@ -36,6 +37,16 @@ def test_a_chain_is_joined_where_it_meets(tmp_path: Path) -> None:
     grow = list(graph.operations.values())[1]
     assert [graph.models[key].name for _, key in grow.inputs] == ["student", "big"]
     assert all(model.reported == (model.name != "big") for model in graph.models.values())
+
+
+def test_a_copy_is_the_same_model_under_two_names(tmp_path: Path) -> None:
+    first = lineage("big")
+    graph = graph_of(tmp_path, student=first, copy=first)
+    (box,) = (model for model in graph.models.values() if model.reported)
+    assert (box.name, box.details) == ("student", ("also copy",))
+    assert set(graph.reported.values()) == {box.key}
+    page = bequest.report(tmp_path / "student", tmp_path / "copy", out=tmp_path / "r.html")
+    assert page.read_text(encoding="utf-8").count("Made by inherit from big.") == 2
 
 
 def test_models_that_differ_stay_apart(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,20 +39,21 @@ def run(
 
 
 METHODS = [
-    (False, {"l2": 5.0, "wise_ft": 0.25}),
-    pytest.param(True, {"kl": 0.1}, marks=pytest.mark.slow),
-    pytest.param(False, {"scheme": "uniform", "sfa": 3}, marks=pytest.mark.slow),
+    (False, {"l2": 5.0, "wise_ft": 0.25}, {"2502.02797", "1802.01483", "2109.01903"}),
+    pytest.param(True, {"kl": 0.1}, {"2502.02797", "1606.09282"}, marks=pytest.mark.slow),
+    pytest.param(False, {"scheme": "uniform", "sfa": 3}, {"2501.05559"}, marks=pytest.mark.slow),
 ]
 
 
-@pytest.mark.parametrize(("packing", "method"), METHODS)
+@pytest.mark.parametrize(("packing", "method", "papers"), METHODS)
 def test_it_trains_what_flow_trainer_trains_on_the_raw_data(
-    packing: bool, method: dict[str, Any], inputs: Inputs, tmp_path: Path
+    packing: bool, method: dict[str, Any], papers: set[str], inputs: Inputs, tmp_path: Path
 ) -> None:
     training = {"packing": packing, "max_length": 30, "max_steps": 3, "shuffle_dataset": True}
     changes = {"training": {**SHORT, **training}, "method": method}
     code, out = run(tmp_path, inputs, "--quiet", **PLAIN, **changes)
     assert code == 0
+    assert set(re.findall(r"arXiv ([\d.]+)", (out / "README.md").read_text())) == papers
     args = SFTConfig(
         str(tmp_path / "plain"),
         **training,

@@ -17,6 +17,7 @@ from transformers import LlamaForCausalLM
 
 from bequest.cli.main import main
 from bequest.errors import InputError
+from bequest.results import ACCOUNT
 from bequest.training import inheritune, inheritune_stage
 from bequest.training.held_out_losses import HeldOutLosses
 from bequest.training.inheritune import run_inheritune
@@ -61,7 +62,12 @@ def test_rounds_restart_from_the_reference_and_grow(given: Path, tmp_path: Path)
     model = LlamaForCausalLM.from_pretrained(given / "reference")
     assert result.reference.loss == pytest.approx(reference_loss(planned, model), rel=1e-4)
     written = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert [len(section["data"].get("rows", [])) for section in written["sections"]] == [4, 0, 2]
+    assert [len(section["data"].get("rows", [])) for section in written["sections"][:-1]] == [
+        4,
+        0,
+        2,
+    ]
+    assert written["sections"][-1]["title"] == ACCOUNT
 
 
 def reference_loss(planned: Any, model: LlamaForCausalLM) -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -82,6 +85,22 @@ def test_the_folder_says_where_it_came_from(result: PretrainResult) -> None:
     assert lines["Held-out loss"][0]["x"] == [2, 4] and "interval" in lines["Held-out loss"][0]
     assert lines["Training loss"][0]["x"] == [1, 2, 3, 4]
     assert result.log[0]["tokens_per_second"] > 0 and 0 < result.log[0]["mfu"] < 1.5
+
+
+def test_the_card_claims_what_was_done_and_no_base(result: PretrainResult, tmp_path: Path) -> None:
+    card = (result.folder / "README.md").read_text()
+    assert re.findall(r"arXiv ([\d.]+)", card) == ["2306.03241"]
+    shape = shutil.copytree(result.folder, tmp_path / "shape")
+    (shape / "README.md").write_text("---\nlicense: mit\nbase_model: org/older\n---\n")
+    changes: dict[str, Any] = {"train_tokenizer": None, "model_config": {}, "model": str(shape)}
+    changes |= {"training": {"max_steps": 1, "eval_steps": 1, "save_steps": 1}}
+    for scratch in (True, False):
+        out = tmp_path / f"scratch-{scratch}"
+        done = run_pretrain(plan(tmp_path, **changes, from_scratch=scratch, out=str(out)))
+        data = ModelCard.load(done.folder / "README.md").data.to_dict()
+        assert data.get("base_model") == (None if scratch else "org/older")
+        assert ("license" in data) != scratch
+        assert "arXiv" not in (done.folder / "README.md").read_text()
 
 
 def test_run_again_it_publishes_the_same(

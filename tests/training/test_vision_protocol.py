@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import AutoModelForImageClassification
 
+from bequest.checkpoints.model_identity import ORIGINAL
 from bequest.errors import InputError
 from bequest.evaluation.image_data import class_names, labels_of, read_images
-from bequest.evaluation.image_models import ORIGINAL
 from bequest.training import vision_protocol
 from bequest.training.method import MethodConfig
 from bequest.training.vision_config import TASK, ImageConfig, ImageData, ImageRetention

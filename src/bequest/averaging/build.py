@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -12,15 +13,17 @@ from pathlib import Path
 from tqdm import tqdm
 
 from bequest.averaging.alike import Member
-from bequest.averaging.coefficients import coefficient_vector
+from bequest.averaging.coefficients import coefficient_vector, paper_of
 from bequest.averaging.plan import AveragePlan, plan_of
 from bequest.averaging.streaming import NonFiniteError, write_averages
+from bequest.checkpoints.account import account
 from bequest.checkpoints.companions import copy_companions
 from bequest.checkpoints.lineage import command_line, describe_input, write_lineage
 from bequest.checkpoints.model_card import write_model_card
 from bequest.checkpoints.pieces import StoredTensor
 from bequest.checkpoints.publish import staged_folder
 from bequest.errors import CheckpointError
+from bequest.papers import cited
 from bequest.results import Section, write_results
 
 
@@ -40,11 +43,12 @@ def build(
     Raises:
         BequestError: a member cannot be averaged, the plan does not load, or the disk failed.
     """
+    started = time.monotonic()
     while True:
         try:
             with staged_folder(plan.target, overwrite=plan.manner.overwrite) as staging:
                 _stream(plan, staging, progress=progress)
-                write_small_files(plan, staging, sections)
+                write_small_files(plan, staging, sections, started)
             return plan
         except NonFiniteError as error:
             plan = without_bad(plan, error.source)
@@ -135,8 +139,19 @@ def summary(plan: AveragePlan) -> list[Section]:
     ]
 
 
-def write_small_files(plan: AveragePlan, staging: Path, sections: Sequence[Section] = ()) -> None:
+def write_small_files(
+    plan: AveragePlan,
+    staging: Path,
+    sections: Sequence[Section] = (),
+    started: float | None = None,
+) -> None:
     """Write all of a result but its weights: configuration, companions, card, results, lineage.
+
+    Args:
+        plan: what was written.
+        staging: the folder with the weights.
+        sections: what else its `results.json` shows.
+        started: `time.monotonic()` when it began, if it was made alone.
 
     Raises:
         OSError: reading or writing failed.
@@ -155,7 +170,9 @@ def write_small_files(plan: AveragePlan, staging: Path, sections: Sequence[Secti
         library="peft" if plan.members[-1].weights.format == "adapter" else "transformers",
         paragraphs=_card(plan),
     )
-    write_results(staging, command_line(), [*summary(plan), *sections])
+    seconds = None if started is None else time.monotonic() - started
+    told = account(plan.settings, seconds=seconds)
+    write_results(staging, command_line(), [*summary(plan), *sections, told])
     write_lineage(
         staging,
         operation="average",
@@ -220,11 +237,10 @@ def _card(plan: AveragePlan) -> list[str]:
     if plan.mixture.exclude:
         listed = ", ".join(f"`{pattern}`" for pattern in plan.mixture.exclude)
         extra.append(f"Taken from the newest checkpoint alone: tensors that match {listed}.")
-    return [f"{made}`bequest average`.", table, *extra, *plan.notes, *_SOURCES]
-
-
-_SOURCES = (
-    "Method: latest weight averaging, LAWA ([arXiv 2306.03241](https://arxiv.org/abs/2306.03241)). "
-    "`bequest.json` holds the lineage; "
-    "`bequest lineage FOLDER` verifies it.",
-)
+    return [
+        f"{made}`bequest average`.",
+        table,
+        *extra,
+        *plan.notes,
+        cited(paper_of(plan.mixture.coefficients)),
+    ]

@@ -78,6 +78,13 @@ def coefficient_vector(spec: str | Sequence[float], members: int) -> Vector:
     return _given(numbers, members)
 
 
+def paper_of(spec: str | Sequence[float]) -> str:
+    """Return what an average with these coefficients is cited as, a key of `bequest.papers`."""
+    name = spec.strip().partition(":")[0] if isinstance(spec, str) else ""
+    # Linear ones and numbers of one's own are LAWA's window of latest checkpoints, too.
+    return {"ema": "ema", "decay": "wsm", "qam": "wsm"}.get(name, "lawa")
+
+
 def decay_coefficients(factors: Sequence[float] | Vector) -> Vector:
     """Return the average that equals scaling the window's updates by a decay's factors.
 

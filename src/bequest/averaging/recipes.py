@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bequest.averaging.coefficients import coefficient_vector
+from bequest.averaging.coefficients import coefficient_vector, paper_of
 from bequest.averaging.mixture import Mixture
 from bequest.errors import InputError
 
@@ -49,6 +49,11 @@ class LatestWeightAverage:
         _ = self.mixture
 
     @property
+    def paper(self) -> str:
+        """What it is cited as, a key of `bequest.papers`."""
+        return paper_of(self.coefficients)
+
+    @property
     def mixture(self) -> Mixture:
         """How the snapshots are mixed."""
         return Mixture(coefficients=self.coefficients, blend=self.blend, exclude=self.exclude)
@@ -86,6 +91,11 @@ class ExponentialMovingAverage:
         if not 0 <= self.beta < 1:
             raise InputError(f"beta is {self.beta}: give a decay from 0 up to but not 1.")
 
+    @property
+    def paper(self) -> str:
+        """What it is cited as, a key of `bequest.papers`."""
+        return "ema"
+
     def due(self, step: int) -> bool:
         """Return whether it is updated at this step."""
         return step >= max(self.start, 1) and step % self.every == 0
@@ -112,6 +122,11 @@ class StochasticWeightAverage:
     def __post_init__(self) -> None:
         _at_least("every", self.every, 1)
         _at_least("start", self.start, 0)
+
+    @property
+    def paper(self) -> str:
+        """What it is cited as, a key of `bequest.papers`."""
+        return "swa"
 
     def due(self, step: int) -> bool:
         """Return whether it is updated at this step."""

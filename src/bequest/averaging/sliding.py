@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from bequest.averaging.candidates import (
 from bequest.averaging.forecast import Forecast
 from bequest.averaging.measured import Evaluate, MeasuredLosses
 from bequest.averaging.trajectory import DEFAULT_WINDOW, Window, listed
+from bequest.checkpoints.account import account
 from bequest.checkpoints.lineage import command_line, describe_input, write_lineage
 from bequest.checkpoints.publish import check_target, require_space, staged_folder
 from bequest.errors import InputError
@@ -139,6 +141,7 @@ def slide(
         InputError: the request does not fit the run; nothing was written.
         StorageError: the disk is full or failed; nothing is left behind.
     """
+    started = time.monotonic()
     plan = plan_slide(config, evaluated=evaluate is not None, keep=keep)
     target, candidates, notes = plan.target, list(plan.candidates), list(plan.notes)
     ends = [candidate.plan.members[-1].step for candidate in candidates]
@@ -156,7 +159,8 @@ def slide(
         left_out = [end for end in ends if end not in there]
         notes += [f"No average ends at step {end}, which holds NaN or Inf." for end in left_out]
         made = _slide(target, candidates, losses, notes)
-        write_results(staging, command_line(), made.sections())
+        told = account(config, seconds=time.monotonic() - started)
+        write_results(staging, command_line(), [*made.sections(), told])
         used = {m.step: m for c in candidates for m in c.plan.members}
         write_lineage(
             staging,

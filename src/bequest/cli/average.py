@@ -6,6 +6,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bequest.averaging.average import AverageConfig, plan_average
@@ -13,7 +14,7 @@ from bequest.averaging.build import build, summary, verify
 from bequest.averaging.plan import AveragePlan
 from bequest.checkpoints.lineage import command_line
 from bequest.cli.arguments import build_parser, to_config
-from bequest.cli.output import print_json, print_notes, print_table
+from bequest.cli.output import print_json, print_notes, print_table, print_written
 from bequest.errors import INTERRUPTED, InputError
 from bequest.results import Section, results_document
 
@@ -79,9 +80,13 @@ class _Show:
         """Whether bars are shown."""
         return not self.quiet and not self.as_json and sys.stderr.isatty()
 
-    def sections(self, sections: Sequence[Section], lines: Sequence[str]) -> None:
-        """Print tables and sentences, or all sections as JSON."""
-        if self.as_json:
+    def sections(
+        self, sections: Sequence[Section], lines: Sequence[str], folder: Path | None = None
+    ) -> None:
+        """Print tables and sentences, or as JSON what lies in the folder, if it was written."""
+        if self.as_json and folder is not None:
+            print_written(folder)
+        elif self.as_json:
             print_json(results_document(command_line(), sections))
         elif not self.quiet:
             for section in sections:
@@ -97,7 +102,8 @@ class _Show:
             if dry_run
         ]
         done = "Nothing was written: dry run." if dry_run else self.written(plan.target)
-        self.sections(summary(plan), [*lines, *plan.notes, done])
+        folder = None if dry_run else plan.target
+        self.sections(summary(plan), [*lines, *plan.notes, done], folder)
 
     def written(self, target: object) -> str:
         """Say what was written and how long it took."""
@@ -143,7 +149,7 @@ def _slide(config: AverageConfig, show: _Show) -> int:
         keep=not config.discard,
         progress=show.progress,
     )
-    show.sections(made.sections(), [*made.notes, show.written(made.target)])
+    show.sections(made.sections(), [*made.notes, show.written(made.target)], made.target)
     return 0
 
 
@@ -161,7 +167,7 @@ def _search(config: AverageConfig, show: _Show) -> int:
     window = found.best.window
     best = f"best: window {window.size}, spacing {window.spacing}"
     lines = [*found.notes, best, show.written(found.plan.target)]
-    show.sections(found.sections(), lines)
+    show.sections(found.sections(), lines, found.plan.target)
     return 0
 
 
@@ -170,7 +176,7 @@ def _follow(config: AverageConfig, show: _Show) -> int:
 
     def report(plan: AveragePlan) -> None:
         if show.as_json:
-            print_json(results_document(command_line(), summary(plan)))
+            print_written(plan.target)
         elif not show.quiet:
             steps = ", ".join(str(member.step) for member in plan.members)
             print(f"  {plan.target}  of the steps {steps}", flush=True)

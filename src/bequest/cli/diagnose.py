@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from bequest.checkpoints.lineage import command_line
 from bequest.cli.arguments import build_parser, to_config
-from bequest.cli.output import print_json, print_notes, print_table
+from bequest.cli.output import print_json, print_notes, print_table, print_written
 from bequest.errors import INTERRUPTED, InputError
 from bequest.inheritance.diagnose_plan import DiagnoseConfig, DiagnosePlan, plan_diagnose
 from bequest.results import Section, results_document
@@ -54,7 +54,7 @@ def run(arguments: Sequence[str]) -> int:
         return INTERRUPTED
     sections = diagnosis.sections()
     if parsed.json:
-        print_json(results_document(command_line(), sections))
+        print_written(config.out)
     elif told:
         blocks, summary = sections[1], sections[0]
         print_table(blocks)

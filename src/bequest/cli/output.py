@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from bequest.results import Section
+from bequest.results import FILE_NAME, Section
 
 
 def print_table(section: Section) -> None:
@@ -28,6 +29,11 @@ def print_table(section: Section) -> None:
 def print_json(value: Any) -> None:
     """Print a value as indented JSON."""
     print(json.dumps(value, indent=2))
+
+
+def print_written(folder: str | Path) -> None:
+    """Print the `results.json` that a command left in a folder."""
+    print_json(json.loads((Path(folder).expanduser() / FILE_NAME).read_text(encoding="utf-8")))
 
 
 def print_notes(notes: Sequence[str]) -> None:

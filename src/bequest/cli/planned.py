@@ -6,7 +6,7 @@ import sys
 import time
 
 from bequest.checkpoints.lineage import command_line
-from bequest.cli.output import print_json, print_notes, print_table
+from bequest.cli.output import print_json, print_notes, print_table, print_written
 from bequest.inheritance.build import build, summary, verify
 from bequest.inheritance.plan import InheritancePlan
 from bequest.inheritance.selection import describe_layers
@@ -33,7 +33,9 @@ def run_plan(
     else:
         build(plan, progress=not quiet and not as_json and sys.stderr.isatty())
     seconds = time.monotonic() - started
-    if as_json:
+    if as_json and not dry_run:
+        print_written(plan.target)
+    elif as_json:
         print_json(results_document(command_line(), [summary(plan)]))
     elif not quiet:
         print_table(summary(plan))

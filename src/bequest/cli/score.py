@@ -10,7 +10,7 @@ from bequest.checkpoints.lineage import command_line
 from bequest.cli.arguments import build_parser, to_config
 from bequest.cli.output import print_json, print_notes, print_table
 from bequest.errors import INTERRUPTED, InputError
-from bequest.results import Section, results_document
+from bequest.results import ACCOUNT, Section, results_document
 from bequest.training.score_plan import ScoreConfig, ScorePlan, plan_score
 
 
@@ -56,7 +56,7 @@ def run(arguments: Sequence[str]) -> int:
         return INTERRUPTED
     if told:
         for section in sections:
-            if section.type == "table":
+            if section.type == "table" and section.title != ACCOUNT:
                 print(f"\n  {section.title}")
                 print_table(section)
         print()

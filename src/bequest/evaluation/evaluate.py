@@ -109,6 +109,7 @@ def carry_out(
     """
     from bequest.losses.processes import from_first, join_processes, rank_and_size
 
+    began = time.monotonic()
     join_processes()
     # Every process must take the same way, and only the first one's view of the disk counts.
     if rank_and_size()[0] == 0:
@@ -130,7 +131,7 @@ def carry_out(
         loaded.release()
     if rank_and_size()[0] > 0:
         return Evaluation(comparisons=(), scores={}, sections=(), notes=())
-    return _compared(plan)
+    return _compared(plan, began)
 
 
 def _measured(
@@ -150,7 +151,7 @@ def _measured(
     return scores
 
 
-def _compared(plan: EvaluationPlan) -> Evaluation:
+def _compared(plan: EvaluationPlan, began: float) -> Evaluation:
     scores: dict[str, tuple[ItemScores, ...]] = {}
     for task in plan.tasks:
         found = [plan.store.read(c, task.name, task.fingerprint) for c in plan.candidates]
@@ -180,7 +181,7 @@ def _compared(plan: EvaluationPlan) -> Evaluation:
     sections = sections_of(
         plan.candidates, scores, comparisons, plan.config.target, plan.config.level
     )
-    sections += appendix(plan)
+    sections += appendix(plan, time.monotonic() - began)
     if plan.out is not None:
         write_results(plan.out, command_line(), sections)
     return Evaluation(

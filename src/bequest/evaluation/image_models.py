@@ -14,16 +14,11 @@ from transformers.utils import logging
 
 from bequest.checkpoints.checkpoint import open_checkpoint
 from bequest.checkpoints.header import read_header
+from bequest.checkpoints.model_identity import ORIGINAL, PROCESSOR, ContentHashes
 from bequest.errors import InputError, explained
-from bequest.evaluation.contents import ContentHashes
 from bequest.evaluation.image_classes import ClassMap, Groups, match_classes
 from bequest.evaluation.models import Candidate, ImageForm
 from bequest.evaluation.wholeness import is_whole
-
-ORIGINAL = "pretrained.safetensors"
-"""What `bequest finetune` leaves of the model before: its head, and BatchNorm's weights and
-statistics."""
-PROCESSOR = "preprocessor_config.json"
 
 
 def find_image_model(
@@ -74,7 +69,7 @@ def find_image_model(
         label=label,
         name=checkpoint.location.name,
         folder=folder,
-        identity=contents.identity(checkpoint, folder / ORIGINAL),
+        identity=contents.identity(checkpoint),
         num_parameters=skeleton.num_parameters(),
         dtype=str(kind).removeprefix("torch."),
         judged=judged,

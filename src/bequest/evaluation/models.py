@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from bequest.checkpoints.checkpoint import open_checkpoint
+from bequest.checkpoints.model_identity import ContentHashes
 from bequest.errors import InputError, explained
-from bequest.evaluation.contents import ContentHashes
 from bequest.evaluation.wholeness import is_whole
 from bequest.losses.device import device
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from bequest.checkpoints.model_identity import ContentHashes
 from bequest.errors import InputError
 from bequest.evaluation.config import EvaluateConfig
-from bequest.evaluation.contents import ContentHashes
 from bequest.evaluation.items import ItemScores
 from bequest.evaluation.models import DTYPES, Candidate, LoadedModel, find_candidates
 from bequest.evaluation.paired import Statistics

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from bequest.checkpoints.lineage import package_versions
-from bequest.evaluation.config import EvaluateConfig
+from bequest.checkpoints.account import account
 from bequest.evaluation.items import ItemScores
 from bequest.evaluation.models import Candidate
 from bequest.evaluation.paired import Comparison, Statistics
@@ -35,7 +33,7 @@ def sections_of(
     """
     before = candidates[0].label
     gains = _gains("Gains and losses", [c for c in comparisons if c.before_name == before], level)
-    metrics = _metrics(candidates, comparisons)
+    metrics = _metrics(candidates, scores)
     sections = [replace(gains, data={**gains.data, "headline": True, "metrics": metrics})]
     between = [c for c in comparisons if c.before_name != before]
     if between:
@@ -117,15 +115,21 @@ def _gains(title: str, comparisons: Sequence[Comparison], level: float) -> Secti
 
 
 def _metrics(
-    candidates: Sequence[Candidate], comparisons: Sequence[Comparison]
+    candidates: Sequence[Candidate], scores: Mapping[str, Sequence[ItemScores]]
 ) -> list[dict[str, object]]:
-    """For a model card: the scores of the judged model; of several, none is the card's."""
-    if len(candidates) != 2:
-        return []
-    kind = "text-generation" if candidates[1].images is None else "image-classification"
+    """For model cards: the scores of every model, each with the model that it is of."""
     return [
-        {"task": kind, "dataset": one.task, "metric": one.metric, "value": one.after}
-        for one in comparisons
+        {
+            "task": "text-generation" if candidate.images is None else "image-classification",
+            "dataset": name,
+            "metric": own[row].metric,
+            "value": own[row].score,
+            "model": candidate.identity,
+        }
+        for row, candidate in enumerate(candidates)
+        # With the head of before it is not the model that its folder holds.
+        if candidate.images is None or not candidate.images.restores
+        for name, own in scores.items()
     ]
 
 
@@ -259,23 +263,13 @@ def _models(candidates: Sequence[Candidate]) -> Section:
     return Section(title="Models", type="table", data={"columns": columns, "rows": rows})
 
 
-def appendix(plan: EvaluationPlan) -> list[Section]:
-    """Tell under which settings and versions results came about, and what they took.
+def appendix(plan: EvaluationPlan, seconds: float) -> list[Section]:
+    """Tell what each model's tasks took, whenever they ran, and how the results came about.
 
     Args:
         plan: whose results are all there.
+        seconds: that this call took.
     """
-    defaults = {field.name: field.default for field in dataclasses.fields(EvaluateConfig)}
-    given = {
-        name: value
-        for name, value in dataclasses.asdict(plan.config).items()
-        if value != defaults[name] and name not in ("models", "out", "overwrite")
-    }
-    settings = [
-        [name, " ".join(map(str, value)) if isinstance(value, tuple) else value]
-        for name, value in given.items()
-    ]
-    versions = [[name, number] for name, number in package_versions().items()]
     cost = [
         [
             candidate.label,
@@ -286,12 +280,8 @@ def appendix(plan: EvaluationPlan) -> list[Section]:
         for candidate in plan.candidates
         for task in plan.tasks
     ]
-    tables = {
-        "Settings": (["setting", "value"], settings),
-        "Versions": (["package", "version"], versions),
-        "Cost": (["model", "task", "items", "seconds"], cost),
-    }
+    columns = ["model", "task", "items", "seconds"]
     return [
-        Section(title=title, type="table", data={"columns": columns, "rows": rows})
-        for title, (columns, rows) in tables.items()
+        Section(title="Cost", type="table", data={"columns": columns, "rows": cost}),
+        account(plan.config, seconds=seconds, items=sum(task.num_items for task in plan.tasks)),
     ]

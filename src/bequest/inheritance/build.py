@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from tqdm import tqdm
 
+from bequest.checkpoints.account import account
 from bequest.checkpoints.companions import copy_companions
 from bequest.checkpoints.lineage import command_line, describe_input, write_lineage
 from bequest.checkpoints.model_card import write_model_card
@@ -21,6 +23,7 @@ from bequest.inheritance.plan import InheritancePlan
 from bequest.inheritance.quantized import FIELD as QUANTIZATION
 from bequest.inheritance.quantized import standing_for
 from bequest.inheritance.selection import describe_layers
+from bequest.papers import cited
 from bequest.results import Section, write_results
 
 
@@ -37,6 +40,7 @@ def build(plan: InheritancePlan, *, progress: bool = False) -> InheritancePlan:
     Raises:
         BequestError: the plan does not load as it should, or the disk failed.
     """
+    started = time.monotonic()
     with staged_folder(plan.target, overwrite=plan.overwrite) as staging:
         # The verdict takes seconds of importing and building; the copy spends them in the kernel.
         with ThreadPoolExecutor(max_workers=1) as judge:
@@ -51,7 +55,7 @@ def build(plan: InheritancePlan, *, progress: bool = False) -> InheritancePlan:
             ) as bar:
                 write_shards(plan.shards, staging, _stopping(bar.update, verdict))
             verdict.result()
-        _write_small_files(plan, staging)
+        _write_small_files(plan, staging, started)
     return plan
 
 
@@ -122,7 +126,7 @@ def _size_of(files: Sequence[Path]) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def _write_small_files(plan: InheritancePlan, staging: Path) -> None:
+def _write_small_files(plan: InheritancePlan, staging: Path, started: float) -> None:
     write_config(plan.config, staging / "config.json")
     copy_companions(plan.home.folder, staging, plan.companions)
     location = plan.home.location
@@ -133,7 +137,8 @@ def _write_small_files(plan: InheritancePlan, staging: Path) -> None:
         repo_id=location.repo_id,
         paragraphs=_card(plan),
     )
-    write_results(staging, command_line(), [summary(plan)])
+    told = account(plan.settings, seconds=time.monotonic() - started)
+    write_results(staging, command_line(), [summary(plan), told])
     write_lineage(
         staging,
         operation=plan.operation,
@@ -167,14 +172,7 @@ def _card(plan: InheritancePlan) -> Sequence[str]:
     if plan.reinitialized:
         drawn = ", ".join(f"`{name}`" for name in plan.reinitialized)
         rows.append(f"| drawn anew (seed {plan.seed}) | {drawn} |")
-    return [made, "\n".join(["| | |", "|---|---|", *rows]), *plan.notes, *_SOURCES]
-
-
-_SOURCES = (
-    "Method: Inheritune ([arXiv 2404.08634](https://arxiv.org/abs/2404.08634)). "
-    "`bequest.json` holds the lineage; "
-    "`bequest lineage FOLDER` verifies it.",
-)
+    return [made, "\n".join(["| | |", "|---|---|", *rows]), *plan.notes, cited("inheritune")]
 
 
 def _stopping(advance: Callable[[float], object], verdict: Future[None]) -> Callable[[int], None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bequest.checkpoints.account import account
 from bequest.checkpoints.lineage import command_line
 from bequest.errors import InputError
 from bequest.inheritance.diagnose_plan import DiagnoseConfig, DiagnosePlan, plan_diagnose, problem
@@ -100,6 +102,7 @@ def carry_out(plan: DiagnosePlan, *, progress: bool = False) -> Diagnosis:
     from bequest.inheritance.diagnose_report import Diagnosis
     from bequest.inheritance.diagnose_watch import attention_widths, find_anatomy
 
+    started = time.monotonic()
     config = plan.config
     model = _load(plan, progress)
     device = next(model.parameters()).device
@@ -122,7 +125,13 @@ def carry_out(plan: DiagnosePlan, *, progress: bool = False) -> Diagnosis:
     )
     if config.out is not None:
         out = Path(config.out).expanduser()
-        write_results(out, command_line(), diagnosis.sections())
+        told = account(
+            config,
+            seconds=time.monotonic() - started,
+            sequences=len(plan.input_ids),
+            tokens=int(input_ids.numel()),
+        )
+        write_results(out, command_line(), [*diagnosis.sections(), told])
         for spool in out.glob(".spool-*"):
             shutil.rmtree(spool, ignore_errors=True)
     return diagnosis

@@ -130,7 +130,9 @@ class Diagnosis:
             rows.insert(5, ["loss of the whole model (nats/token)", float(self.losses[0].mean())])
             rows.insert(5, ["sequences for the loss", self.losses.shape[1]])
         return Section(
-            title="Diagnosis", type="table", data={"columns": ["what", "value"], "rows": rows}
+            title="Diagnosis",
+            type="table",
+            data={"columns": ["what", "value"], "rows": rows, "headline": True},
         )
 
     def _blocks(self) -> Section:

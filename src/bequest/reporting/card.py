@@ -1,11 +1,13 @@
-"""The most telling results as Markdown, for a model card: the same numbers as the report's."""
+"""The most telling results for a model's card: the same numbers as the report's, and its alone."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from bequest.errors import InputError
 from bequest.reporting.runs import Run
 from bequest.reporting.tables import Table, headline, table_of
 from bequest.results import Section
@@ -27,10 +29,57 @@ def card_markdown(runs: Sequence[Run]) -> str:
     return "\n\n".join(blocks)
 
 
-def card_metrics(runs: Sequence[Run]) -> list[Mapping[str, Any]]:
-    """Return the metrics of all runs' tables, for a card's `model-index`."""
-    tables = (one for run in runs for one in run.sections if one.type == "table")
-    return [metric for one in tables for metric in one.data.get("metrics", ())]
+def judged_models(runs: Sequence[Run]) -> set[str]:
+    """Return the hashes of all models that the runs' metrics are of."""
+    return {metric["model"] for run in runs for metric in _metrics(run) if "model" in metric}
+
+
+def results_of(
+    runs: Sequence[Run], *, folder: Path, identity: str | None
+) -> tuple[list[Run], list[Mapping[str, Any]]]:
+    """Pick what may stand in one model's card.
+
+    Args:
+        runs: the report's.
+        folder: the model's.
+        identity: its hash, as in the metrics' `model`; None if no metric names one.
+
+    Returns:
+        The runs that judge no model or this one among others, and the metrics of this one, for its
+        `model-index`. A metric without `model` is of the model in whose folder it was found.
+
+    Raises:
+        InputError: the runs judge models, but not this one.
+    """
+    home = folder.resolve()
+    kept: list[Run] = []
+    found: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+    judged = False
+    for run in runs:
+        metrics = list(_metrics(run))
+        own = [
+            one
+            for one in metrics
+            if (one["model"] == identity if "model" in one else run.folder == home)
+        ]
+        judged = judged or bool(metrics)
+        if own or not metrics:
+            kept.append(run)
+        # The same score of two comparisons is one.
+        keys = ("task", "dataset", "metric", "value")
+        found |= {tuple(one[key] for key in keys): one for one in own}
+    if judged and not found:
+        raise InputError(
+            f"card {folder} is of a model that none of the runs' scores are of, as it is now; "
+            "evaluate it, or name the card of a model that was."
+        )
+    return kept, list(found.values())
+
+
+def _metrics(run: Run) -> Iterator[Mapping[str, Any]]:
+    for section in run.sections:
+        if section.type == "table":
+            yield from section.data.get("metrics", ())
 
 
 def _telling(sections: Sequence[Section]) -> list[Section]:

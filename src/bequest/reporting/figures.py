@@ -148,6 +148,11 @@ def _draw_lines(axes: Axes, data: Mapping[str, Any], titles: HoverTitles) -> Non
                 titles.add(
                     axes, at, value, f"{one['name']}: {shown(value)}{between}, at {shown(at)}"
                 )
+    # There is no step 2.25, nor a block between two.
+    if data.get("x_scale") != "log" and all(
+        type(x) is int for one in data["series"] for x in one["x"]
+    ):
+        axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
     axes.margins(x=0.02, y=0.08)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bequest.reporting.numbers import ranges, shown
@@ -62,6 +62,8 @@ class LineageGraph:
     """Models by key."""
     operations: dict[str, Operation] = field(default_factory=dict)
     """Operations by key."""
+    reported: dict[str, str] = field(default_factory=dict)
+    """Key of the model of each run that holds one, by the run's name."""
 
     def maker(self, model: str) -> Operation | None:
         """The operation that made a model; None if nothing is known of it."""
@@ -73,7 +75,13 @@ def lineage_graph(runs: Sequence[Run]) -> LineageGraph:
     graph = LineageGraph()
     for run in runs:
         if run.lineage is not None:
-            _add(graph, run.name, run.lineage, reported=True, path=run.name)
+            key = _add(graph, run.name, run.lineage, reported=True, path=run.name)
+            graph.reported[run.name] = key
+            model = graph.models[key]
+            if model.name != run.name:
+                # A copy of a folder is the same model.
+                details = (*model.details, f"also {run.name}")
+                graph.models[key] = replace(model, details=details)
     return graph
 
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 from markupsafe import Markup
 
 from bequest.reporting.layers import components, place
-from bequest.reporting.lineage_graph import LineageGraph, Model, Operation
+from bequest.reporting.lineage_graph import LineageGraph, Model, Operation, setting_text
 
 _WIDE, _BOX, _GAP_X, _GAP_Y, _BEND = 1000.0, 224.0, 28.0, 30.0, 18.0
 _NARROW, _LANE = 336.0, 13.0
@@ -86,10 +86,16 @@ def _model_box(model: Model, width: float) -> _Box:
 def _operation_box(operation: Operation, width: float) -> _Box:
     room = int((width - 2 * _PAD) / _SMALL_LETTER)
     short = [f"{name}: {text}" for name, text in operation.settings]
+    # Where it went is the next box, and what was not asked for tells little.
+    telling = [
+        f"{name}: {text}"
+        for name, text in operation.settings
+        if name != "out" and text != setting_text(False)
+    ]
     lines = [("operation", fit(operation.name, room))]
-    lines += [("detail", fit(text, room)) for text in short[:_MOST_SETTINGS]]
+    lines += [("detail", fit(text, room)) for text in telling[:_MOST_SETTINGS]]
     if len(short) > _MOST_SETTINGS:
-        lines.append(("detail", f"and {len(short) - _MOST_SETTINGS} more"))
+        lines.append(("detail", f"and {len(short) - len(telling[:_MOST_SETTINGS])} more"))
     title = "\n".join([operation.command or operation.name, *short])
     return _Box(kind="step", lines=lines, title=title, width=width)
 

@@ -19,7 +19,7 @@ def shown(value: Any) -> str:
         if value == int(value) and abs(value) < 10**15:
             return shown(int(value))
         text = f"{value:,.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
-        return _power_of_ten(f"{value:.4g}" if abs(value) >= 10**15 else text)
+        return _with_exponent(f"{value:.4g}" if abs(value) >= 10**15 else text)
     return str(value)
 
 
@@ -47,10 +47,7 @@ def ranges(values: list[int]) -> str:
     )
 
 
-def _power_of_ten(text: str) -> str:
-    """Write 1e-05 as 1 × 10 to a raised minus five."""
-    if "e" not in text:
-        return text.replace("-", MINUS)
-    digits, exponent = text.split("e")
-    raised = str(int(exponent)).translate(str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻"))
-    return f"{digits.replace('-', MINUS)}\u202f\u00d7\u202f10{raised}"
+def _with_exponent(text: str) -> str:
+    """Write 1e-05 as 1e-5, with signs of minus; raised digits are missing in some fonts."""
+    digits, _, exponent = text.partition("e")
+    return (f"{digits}e{int(exponent)}" if exponent else digits).replace("-", MINUS)

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
@@ -18,9 +19,9 @@ from bequest.reporting.lineage_picture import draw_lineage
 from bequest.reporting.numbers import shown
 from bequest.reporting.runs import Run
 from bequest.reporting.tables import Table, headline, numbers_of, table, table_of
-from bequest.results import Section
+from bequest.results import ACCOUNT, ACCOUNT_COLUMNS, Section
 
-APPENDED = ("settings", "versions", "cost")
+APPENDED = ("settings", "versions", "cost", ACCOUNT.lower())
 """Titles of the tables that stand at the end, whichever command wrote them."""
 
 
@@ -142,26 +143,26 @@ def _card(run: Run, number: int, graph: LineageGraph) -> Card:
 def _made(run: Run, graph: LineageGraph) -> str:
     if run.lineage is None:
         return ""
-    key = next(
-        key for key, model in graph.models.items() if model.reported and model.name == run.name
-    )
-    operation = graph.maker(key)
-    return (
-        "" if operation is None else f"Made by {operation.name} from {_sources(operation, graph)}."
-    )
+    operation = graph.maker(graph.reported[run.name])
+    if operation is None:
+        return ""
+    sources = _sources(operation, graph)
+    return f"Made by {operation.name} from {sources}." if sources else f"Made by {operation.name}."
 
 
 def _sources(operation: Operation, graph: LineageGraph) -> str:
     names = list(dict.fromkeys(graph.models[key].name for _, key in operation.inputs))
-    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names) or "nothing"
+    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 
 def _told(graph: LineageGraph) -> list[str]:
     """Say the lineage in sentences, for readers who do not see the picture."""
-    return [
-        f"{graph.models[one.output].name}: {one.name} of {_sources(one, graph)}."
-        for one in graph.operations.values()
-    ]
+    sentences = []
+    for one in graph.operations.values():
+        sources = _sources(one, graph)
+        told = f"{one.name} of {sources}" if sources else one.name
+        sentences.append(f"{graph.models[one.output].name}: {told}.")
+    return sentences
 
 
 def _block(section: Section, block_id: str) -> Block:
@@ -196,34 +197,65 @@ def _scale(section: Section) -> Scale:
 
 
 def _appendix(runs: Sequence[Run], graph: LineageGraph) -> Iterator[Block]:
-    """Settings of every operation, versions, and what the runs tell of either and of their cost."""
+    """What was asked, what it took and by which versions, of every operation and every run."""
     number = 0
+    accounts = {graph.reported[run.name]: _account(run) for run in runs if run.lineage is not None}
     for operation in graph.operations.values():
         number += 1
-        rows = [[name, text] for name, text in operation.settings]
-        rows += [["made", operation.created], ["command", operation.command]]
+        settings, cost = accounts.get(operation.output, ([], []))
+        # What was given, where that is less than all that the lineage tells.
+        if not 0 < len(settings) < len(operation.settings):
+            settings = [list(row) for row in operation.settings]
+        rows = [*settings, ["made", operation.created], ["command", operation.command], *cost]
         yield Block(
             id=f"appendix-{number}",
             title=f"{graph.models[operation.output].name}: {operation.name}",
-            table=table(["setting", "value"], [row for row in rows if row[1]]),
+            table=table(["setting", "value"], [row for row in rows if row[1] not in (None, "")]),
         )
     for run in runs:
+        settings, cost = _account(run)
+        if run.lineage is None and (settings or cost):
+            number += 1
+            rows = [*settings, ["command", run.command], *cost]
+            yield Block(
+                id=f"appendix-{number}",
+                title=run.name,
+                table=table(["setting", "value"], [row for row in rows if row[1] is not None]),
+            )
         for section in run.sections:
-            if section.title.lower() in APPENDED:
+            if section.title.lower() in APPENDED and not _is_account(section):
                 number += 1
                 block = _block(section, f"appendix-{number}")
                 yield Block(**{**vars(block), "title": f"{run.name}: {section.title.lower()}"})
-    versions = _versions(graph)
+    versions = _versions(runs, graph)
     if versions is not None:
         yield Block(id="appendix-versions", title="Versions", table=versions)
 
 
-def _versions(graph: LineageGraph) -> Table | None:
-    """One row a package; one column, or one an operation where they differ."""
+def _account(run: Run) -> tuple[list[list[Any]], list[list[Any]]]:
+    """Return the settings that were given and the cost, from the end of a run's results."""
+    return _rows_of(run, "setting"), _rows_of(run, "cost")
+
+
+def _rows_of(run: Run, kind: str) -> list[list[Any]]:
+    tables = (one.data["rows"] for one in run.sections if _is_account(one))
+    return [list(row[1:]) for rows in tables for row in rows if row[0] == kind]
+
+
+def _is_account(section: Section) -> bool:
+    return section.title == ACCOUNT and list(section.data.get("columns", ())) == ACCOUNT_COLUMNS
+
+
+def _versions(runs: Sequence[Run], graph: LineageGraph) -> Table | None:
+    """One row a package; one column, or one for those alike where they differ."""
     used: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for one in graph.operations.values():
         if one.versions:
             used.setdefault(tuple(one.versions.items()), []).append(graph.models[one.output].name)
+    for run in runs:
+        told = _rows_of(run, "version")
+        if told and run.lineage is None:
+            used.setdefault(tuple((str(name), str(n)) for name, n in told), []).append(run.name)
     if not used:
         return None
     columns = [", ".join(names) for names in used.values()] if len(used) > 1 else ["version"]

@@ -14,6 +14,8 @@ _MOST_ROWS = 1000
 _MOST_CELLS = 6000
 _SHORT = 28
 _MOST_HEADLINE_ROWS = 6
+_DENSE = 10
+_MOST_IN_HALF = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +26,6 @@ class Cell:
     """What stands in it."""
     full: str
     """A number's digits in full, where the text has fewer; else ""."""
-    numeric: bool
-    """Whether it is set flush right."""
     short: bool
     """Whether it stays on one line."""
 
@@ -39,11 +39,21 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     """Cells."""
     numeric: tuple[bool, ...]
-    """Whether a column holds numbers alone."""
+    """Whether a column holds numbers alone, which then stand flush right."""
     heads: bool
     """Whether the first cell of each row names the row."""
     left_out: int = 0
     """Rows that are not shown, because there are too many."""
+
+    @property
+    def dense(self) -> bool:
+        """Whether it has so many columns that they stand closer."""
+        return len(self.columns) >= _DENSE
+
+    @property
+    def broad(self) -> bool:
+        """Whether half of the page is too narrow for it."""
+        return len(self.columns) > _MOST_IN_HALF
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], most: int = _MOST_ROWS) -> Table:
@@ -97,7 +107,7 @@ def _decimals(values: Sequence[Any]) -> int | None:
     """
     found = [value for value in values if value is not None]
     texts = [shown(value) for value in found if isinstance(value, float)]
-    if not texts or len(texts) < len(found) or any("10" + "\u207b" in text for text in texts):
+    if not texts or len(texts) < len(found) or any("e" in text for text in texts):
         return None
     largest = max(abs(value) for value in found)
     if largest >= 10_000 or all(value == int(value) for value in found):
@@ -113,9 +123,7 @@ def _cell(value: Any, decimals: int | None) -> Cell:
     full = in_full(value) if is_number(value) else ""
     written = text.replace(",", "").replace(MINUS, "-")
     same = written == full or (isinstance(value, float) and _as_float(written) == value)
-    return Cell(
-        text=text, full="" if same else full, numeric=is_number(value), short=len(text) <= _SHORT
-    )
+    return Cell(text=text, full="" if same else full, short=len(text) <= _SHORT)
 
 
 def _as_float(text: str) -> float | None:

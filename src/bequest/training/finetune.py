@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ def finetune(plan: FinetunePlan, *, progress: bool = False, told: bool = False) 
         BequestError: the weights are not finite in the end.
         StorageError: the disk is full or failed.
     """
+    started = time.monotonic()
     first = rank_and_size()[0] == 0
     with held(plan.run) if first else nullcontext():
         start = from_first(_begin(plan) if first else None)
@@ -74,7 +76,7 @@ def finetune(plan: FinetunePlan, *, progress: bool = False, told: bool = False) 
             checkpoint = _last_checkpoint(plan, trainer.state)
         sections: list[Section] = []
         if first:
-            sections = publish(plan, checkpoint, weights_folder(plan, checkpoint))
+            sections = publish(plan, checkpoint, weights_folder(plan, checkpoint), started)
         from_first(None)  # The others stay until it is there.
     return sections
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bequest.checkpoints.account import account
 from bequest.checkpoints.checkpoint import open_checkpoint, read_json
 from bequest.checkpoints.companions import companion_files, copy_companions
 from bequest.checkpoints.formats import ADAPTER_CONFIG
@@ -22,7 +24,9 @@ from bequest.checkpoints.lineage import (
 )
 from bequest.checkpoints.model_card import write_model_card
 from bequest.checkpoints.publish import require_space, staged_folder
-from bequest.results import FILE_NAME, Section, write_results
+from bequest.papers import cited
+from bequest.results import ACCOUNT, FILE_NAME, Section, write_results
+from bequest.training.average_recipes import TRAINED
 from bequest.training.finetune_plan import FinetunePlan
 from bequest.training.finetune_results import run_sections
 from bequest.training.finetuned_folder import check_finite, check_loads, describe_data
@@ -43,13 +47,14 @@ _NOT_THE_MODEL = (
 """What a checkpoint holds to be resumed from."""
 
 
-def publish(plan: FinetunePlan, checkpoint: Path, weights: Path) -> list[Section]:
+def publish(plan: FinetunePlan, checkpoint: Path, weights: Path, started: float) -> list[Section]:
     """Write the finished model, whole or not at all.
 
     Args:
         plan: of the run.
         checkpoint: the last of the run.
         weights: the folder, in or below a checkpoint, whose weights are taken.
+        started: `time.monotonic()` when this call began.
 
     Returns:
         The sections of its `results.json`.
@@ -73,6 +78,15 @@ def publish(plan: FinetunePlan, checkpoint: Path, weights: Path) -> list[Section
             repo_id=plan.location.repo_id,
             paragraphs=_card(plan, state),
             library="peft" if _is_adapter(staging) else "transformers",
+            relation="adapter" if _is_adapter(staging) else "finetune",
+        )
+        sections.append(
+            account(
+                plan.config,
+                seconds=time.monotonic() - started,
+                samples=len(plan.lengths),
+                tokens=round(plan.num_tokens * state["epoch"]),
+            )
         )
         write_results(staging, command_line(), sections)
         write_lineage(
@@ -171,7 +185,9 @@ def _score_sections(plan: FinetunePlan) -> list[Section]:
     file = plan.scores_file.with_suffix("") / FILE_NAME
     if not file.is_file():
         return []
-    return [Section(**section) for section in read_json(file)["sections"]]
+    sections = [Section(**section) for section in read_json(file)["sections"]]
+    # Its account is the scoring's; the run has one of its own.
+    return [section for section in sections if section.title != ACCOUNT]
 
 
 def _settings(plan: FinetunePlan, state: dict[str, Any], weights: Path) -> dict[str, Any]:
@@ -218,15 +234,32 @@ def _card(plan: FinetunePlan, state: dict[str, Any]) -> Sequence[str]:
     return [
         f"Fine-tuned from `{base}` with `bequest finetune`.",
         f"| | |\n|---|---|\n{table}",
-        "FLOW is arXiv 2502.02797. `bequest.json` holds the lineage; `bequest lineage FOLDER` "
-        "verifies it. `results.json` holds the curves of the run.",
+        cited(*_papers(plan)),
     ]
+
+
+def _papers(plan: FinetunePlan) -> Iterator[str]:
+    """Name what the run is made of, as keys of `bequest.papers`."""
+    config, method = plan.config, plan.config.method
+    if plan.given_weights is None and _scheme(plan) != "uniform":
+        yield _scheme(plan).removesuffix("-token")
+    yield from (name for name in ("l2", "kl", "sfa", "wise_ft") if getattr(method, name))
+    if config.lora is not None:
+        yield "lora"
+    if config.weights != TRAINED:
+        yield plan.recipes[config.weights].paper
+
+
+def _scheme(plan: FinetunePlan) -> str:
+    """Return the scheme of the run's weights: what was asked for, else the score file's own."""
+    own = getattr(plan.weighing.scores, "metadata", {}).get("scheme")
+    return str(plan.config.method.scheme or own or "flow")
 
 
 def describe_method(plan: FinetunePlan) -> str:
     """Name the method in a few words, such as "flow, l2 0.001, LoRA"."""
     method = plan.config.method
-    parts = ["weights of the data" if plan.given_weights else method.scheme or "flow"]
+    parts = ["weights of the data" if plan.given_weights else _scheme(plan)]
     default = type(method)()
     parts += [
         f"{field.name} {getattr(method, field.name)}"

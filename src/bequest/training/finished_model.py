@@ -10,6 +10,7 @@ from typing import Any
 from bequest.checkpoints.companions import companion_files, copy_companions
 from bequest.checkpoints.lineage import command_line, describe_input, write_lineage
 from bequest.checkpoints.model_card import write_model_card
+from bequest.papers import cited
 from bequest.results import Section, write_results
 from bequest.training.average_recipes import TRAINED
 from bequest.training.held_out_losses import HeldOutLosses, save_losses
@@ -31,8 +32,9 @@ def write_finished(
     """
     # A pickle that only the trainer reads.
     (folder / "training_args.bin").unlink(missing_ok=True)
-    location = plan.start.location
-    if location is not None and plan.start.checkpoint is not None:
+    # From scratch, the model has only its shape from elsewhere: neither base, licence nor files.
+    location = plan.start.location if plan.start.checkpoint is not None else None
+    if location is not None:
         there = {path.name for path in folder.iterdir()}
         missing = [path for path in companion_files(location.folder) if path.name not in there]
         copy_companions(location.folder, folder, missing)
@@ -61,14 +63,16 @@ def write_finished(
 
 
 def _settings(plan: PretrainPlan, length: RunLength) -> dict[str, Any]:
-    settings = dataclasses.asdict(plan.config)
+    # What came of it first: a picture has room for the first few.
+    done = {"steps": length.steps, "tokens_read": length.tokens_trained}
+    settings = done | dataclasses.asdict(plan.config)
     settings["training"] = dict(plan.settings)
     settings["documents"] = {
         "fingerprint": plan.documents.fingerprint,
         "training": len(plan.documents.training),
         "held_out": len(plan.documents.held_out),
     }
-    return settings | {"steps": length.steps, "tokens_read": length.tokens_trained}
+    return settings
 
 
 def _card(plan: PretrainPlan, length: RunLength, losses: Mapping[str, HeldOutLosses]) -> list[str]:
@@ -105,5 +109,6 @@ def _card(plan: PretrainPlan, length: RunLength, losses: Mapping[str, HeldOutLos
         "| weights | held-out loss (nats/token) | bits per byte (standard error) |",
         "|---|---|---|",
     ]
-    note = "`bequest.json` holds the lineage and all settings, `results.json` the curves."
-    return [made, "\n".join([*head, *rows]), note]
+    papers = [] if config.weights == TRAINED else [plan.recipes[config.weights].paper]
+    papers += ["distillation"] if plan.teacher is not None else []
+    return [made, "\n".join([*head, *rows]), cited(*papers)]

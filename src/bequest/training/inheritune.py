@@ -9,12 +9,14 @@ Source: arXiv 2404.08634, Algorithm 1.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from transformers import Trainer
 from transformers.utils import logging
 
+from bequest.checkpoints.account import account
 from bequest.checkpoints.lineage import command_line
 from bequest.results import Section, write_results
 from bequest.training.held_out_losses import (
@@ -68,6 +70,7 @@ def run_inheritune(
         InputError: the data or the reference is at fault.
         StorageError: the disk is full or failed, or another process runs in out.
     """
+    started = time.monotonic()
     config = plan.config
     with open_run(config.folder, plan.record, goes_on=plan.goes_on):
         reference = _reference_losses(plan)
@@ -103,6 +106,8 @@ def run_inheritune(
                 f"behind the student by {apart.mean:.4f} ({apart.low:.4f} to {apart.high:.4f})"
             )
         sections = inheritune_sections(plan, reference, rounds, baselines, reason)
+        tokens = sum(one.tokens for one in [*rounds, *baselines])
+        sections.append(account(config, seconds=time.monotonic() - started, tokens=tokens))
         write_results(config.folder, command_line(), sections)
     return InherituneResult(
         rounds=tuple(rounds),

@@ -17,6 +17,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from bequest.checkpoints.account import account
 from bequest.checkpoints.publish import require_space, staged_folder
 from bequest.errors import BequestError, StorageError
 from bequest.losses.processes import from_first
@@ -134,6 +135,8 @@ def run_pretrain(
         model.config.use_cache = uses_cache
         notes = (*plan.resume.notes, speed_note)
         sections = pretrain_sections(plan, length, losses, trainer.state.log_history, throughput)
+        seconds = time.monotonic() - started
+        sections.append(account(plan.config, seconds=seconds, tokens=length.tokens_trained))
         _publish(trainer, averaging, plan, length, losses, sections)
     rate = throughput.tokens_per_second
     return PretrainResult(

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from bequest import __version__
+from bequest.checkpoints.account import account
 from bequest.checkpoints.lineage import command_line
 from bequest.errors import InputError, explained
 from bequest.losses.device import device
@@ -118,6 +120,7 @@ def carry_out(plan: ScorePlan, *, progress: bool = False) -> tuple[ScoreTable, l
     from bequest.losses.processes import rank_and_size
     from bequest.losses.token_losses import token_losses
 
+    started = time.monotonic()
     config, tokenized = plan.config, plan.tokenized
     out = plan.out
     per_position = token_losses(
@@ -129,7 +132,13 @@ def carry_out(plan: ScorePlan, *, progress: bool = False) -> tuple[ScoreTable, l
         spool=None if out is None else _spool(plan, out),
     )
     scores = _table(plan, per_position)
-    sections = summary(scores, lambda row: _response(plan, row))
+    told = account(
+        config,
+        seconds=time.monotonic() - started,
+        samples=len(plan.num_tokens),
+        tokens=plan.tokens_read,
+    )
+    sections = [*summary(scores, lambda row: _response(plan, row)), told]
     if rank_and_size()[0] == 0:
         if config.to_dataset is not None:
             _write_weighted(plan, scores)

@@ -20,10 +20,10 @@ from bequest.checkpoints.companions import companion_files, copy_companions
 from bequest.checkpoints.header import read_header
 from bequest.checkpoints.lineage import command_line, describe_file, describe_input, write_lineage
 from bequest.checkpoints.model_card import write_model_card
+from bequest.checkpoints.model_identity import ORIGINAL
 from bequest.checkpoints.publish import require_space, staged_folder
 from bequest.errors import BequestError
 from bequest.evaluation.image_data import class_names
-from bequest.evaluation.image_models import ORIGINAL
 from bequest.results import Section, write_results
 from bequest.training.finetuned_folder import check_finite, check_loads, describe_data
 from bequest.training.vision_model import ImageClassifier

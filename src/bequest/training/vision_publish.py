@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from bequest.checkpoints.account import account
 from bequest.evaluation.image_accuracy import (
     Flags,
     Floats,
@@ -67,9 +69,12 @@ def finetune_images(plan: ImagePlan, *, tell: Tell = lambda _: None) -> ImageRun
         BequestError: training ended with weights that are not finite.
         StorageError: the disk is full or failed.
     """
+    started = time.monotonic()
     stages = run_stages(plan, tell=tell)
     accuracies = measure(plan, stages)
     sections = sections_of(accuracies, stages)
+    seconds = time.monotonic() - started
+    sections.append(account(plan.config, seconds=seconds, images=len(plan.train)))
     publish(plan, stages.final, stages.temperature, sections)
     return ImageRun(
         model=stages.final,

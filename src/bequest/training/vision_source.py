@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from bequest.checkpoints.locate import Location, locate
+from bequest.checkpoints.model_identity import PROCESSOR
 from bequest.errors import InputError, explained
-from bequest.evaluation.image_models import PROCESSOR, load_network, load_processor
+from bequest.evaluation.image_models import load_network, load_processor
 from bequest.training.vision_config import ImageConfig
 from bequest.training.vision_data import PixelValues
 from bequest.training.vision_model import ImageClassifier

@@ -1,4 +1,7 @@
-"""What a model's files hold, byte for byte: what its results are filed under."""
+"""What a model is, as one hash: the same wherever its folder lies, another when its answers may be.
+
+Results carry it, so that they are found again, and put into the card of no other model.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,10 @@ from bequest.checkpoints.companions import companion_files
 from bequest.checkpoints.whole_file import whole_file
 from bequest.errors import InputError
 
+ORIGINAL = "pretrained.safetensors"
+"""What `bequest finetune` leaves of an image classifier as it was before: its head, and BatchNorm's
+weights and statistics."""
+PROCESSOR = "preprocessor_config.json"
 _SEGMENT_BYTES = 64 << 20
 _BLOCK_BYTES = 4 << 20
 _MOST_THREADS = 8
@@ -39,12 +46,11 @@ class ContentHashes:
         self._known = {} if file is None else _read(file)
         self._new = False
 
-    def identity(self, checkpoint: Checkpoint, *others: Path) -> str:
+    def identity(self, checkpoint: Checkpoint) -> str:
         """Return the hash of all that makes a model: weights, configuration, tokenizer, code.
 
         Args:
             checkpoint: the model.
-            *others: further files that are read with it; those that are not there do not count.
 
         Raises:
             InputError: a file changes while it is read.
@@ -53,7 +59,8 @@ class ContentHashes:
         folder = checkpoint.folder
         beside = [path for path in companion_files(folder) if not path.name.startswith(_SILENT)]
         small = [folder / name for name in (Path("config.json"), *beside)]
-        files = [*checkpoint.weight_files, *small, *(path for path in others if path.is_file())]
+        old = [path for path in (folder / ORIGINAL,) if path.is_file()]
+        files = [*checkpoint.weight_files, *small, *old]
         digest = hashlib.sha256()
         for path, content in zip(files, self._contents(files), strict=True):
             # Weight files may be called as they like, the others are found by their names.
@@ -87,6 +94,16 @@ class ContentHashes:
                 self._known[str(path.resolve())] = [stamps[path], content]
                 self._new = True
         return [found.get(path) or str(self._known[str(path.resolve())][1]) for path in files]
+
+
+def model_identity(checkpoint: Checkpoint) -> str:
+    """Return the hash of all that makes a model, read from its files now.
+
+    Raises:
+        InputError: a file changes while it is read.
+        OSError: a file cannot be read.
+    """
+    return ContentHashes().identity(checkpoint)
 
 
 def _stamp(path: Path) -> list[int]:
