@@ -277,7 +277,8 @@ def test_a_loss_that_is_no_number_never_wins(run: Path, tmp_path: Path, broken: 
     )
     assert not math.isfinite(found.trials[0].loss)
     assert found.best.loss == min(trial.loss for trial in found.trials[1:])
-    table, figure = json.loads((tmp_path / "out" / "results.json").read_text())["sections"][-2:]
+    sections = json.loads((tmp_path / "out" / "results.json").read_text())["sections"]
+    table, figure = sections[-3:-1]
     assert table["data"]["rows"][-1][-1] == "not finite" and figure["data"]["values"][0] == [None]
     calls.clear()
     made = slide(config(run, tmp_path / "slid", window=2), evaluate=first_breaks)

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import bequest
+from bequest.checkpoints import model_identity
 from bequest.checkpoints.model_identity import ContentHashes
 from bequest.errors import InputError
-from bequest.evaluation import contents
 from bequest.evaluation.held_out import HeldOutText
 from bequest.evaluation.models import LoadedModel, find_candidates
 from training.tiny_images import write_model, write_parquet
@@ -134,13 +134,13 @@ def test_a_file_is_read_once_and_again_when_it_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    original = contents._hashes
+    original = model_identity._hashes
 
     def counting(files: list[Path]) -> list[str]:
         read.extend(file.name for file in files)
         return original(files)
 
-    monkeypatch.setattr(contents, "_hashes", counting)
+    monkeypatch.setattr(model_identity, "_hashes", counting)
     folder, kept = save_model(tmp_path / "model"), tmp_path / "kept.json"
 
     def fresh() -> tuple[str, list[str]]:
@@ -153,7 +153,7 @@ def test_a_file_is_read_once_and_again_when_it_changed(
     first, everything = fresh()
     # Files that were written a moment ago may be written again with the same times.
     assert fresh() == (first, everything) and "model.safetensors" in everything
-    monkeypatch.setattr(contents, "_SETTLED_SECONDS", 0.0)
+    monkeypatch.setattr(model_identity, "_SETTLED_SECONDS", 0.0)
     assert fresh() == (first, everything)
     assert fresh() == (first, [])
     # The same place, size and time of writing, other contents.
@@ -172,10 +172,10 @@ def test_a_file_is_read_once_and_again_when_it_changed(
 def test_segments_of_a_file_count_in_their_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contents, "_SEGMENT_BYTES", 4)
+    monkeypatch.setattr(model_identity, "_SEGMENT_BYTES", 4)
     one, two, empty = (tmp_path / name for name in ("one", "two", "empty"))
     one.write_bytes(b"abcdefghij")
     two.write_bytes(b"efghabcdij")
     empty.write_bytes(b"")
-    found = contents._hashes([one, two, empty])
-    assert len(set(found)) == 3 and contents._hashes([one]) == found[:1]
+    found = model_identity._hashes([one, two, empty])
+    assert len(set(found)) == 3 and model_identity._hashes([one]) == found[:1]
