@@ -96,6 +96,7 @@ def _planned(plan: Any) -> Section:
         ["classes", plan.train.features["label"].num_classes],
         ["test images", 0 if plan.test is None else len(plan.test)],
         ["images of retention", 0 if plan.retention is None else len(plan.retention)],
+        ["goes on after step", plan.resume.step],
         ["run", str(plan.config.run_folder)],
         ["out", str(plan.target)],
     ]

@@ -17,7 +17,7 @@ from bequest.checkpoints.publish import check_target
 from bequest.errors import InputError
 from bequest.evaluation.image_accuracy import check_groups, groups_in_order
 from bequest.evaluation.image_data import LABEL, class_names, fingerprint, read_images
-from bequest.training.run_folder import check_run_folder
+from bequest.training.run_folder import RunStart, check, check_place
 from bequest.training.vision_config import ImageConfig, check_images
 from bequest.training.vision_data import ImageBatches, PixelValues
 from bequest.training.vision_model import ImageClassifier, last_linear, load_classifier, state_hash
@@ -55,6 +55,8 @@ class ImagePlan:
     """Of the trainings of the head."""
     identity: dict[str, Any]
     """What the result depends on."""
+    resume: RunStart
+    """How the run would begin as its folder was when it was planned."""
 
     @property
     def device(self) -> torch.device:
@@ -89,7 +91,14 @@ def plan_images(config: ImageConfig, *, network: nn.Module | None = None) -> Ima
     read = tuple(Path(source).expanduser() for source in sources if source is not None)
     folders = tuple(path for path in read if path.is_dir())
     target = check_target(config.out, overwrite=config.overwrite, inputs=folders)
-    check_run_folder(config.run_folder, target)
+    reads = {
+        "model": None if network is not None else config.model,
+        "data.train": config.data.train,
+        "data.eval": config.data.eval,
+        "retention.data": config.retention.data,
+        "retention.groups": config.retention.groups,
+    }
+    check_place(config.run_folder, out=target, reads=reads)
     data = config.data
     if network is not None:
         if config.size is None:
@@ -115,6 +124,7 @@ def plan_images(config: ImageConfig, *, network: nn.Module | None = None) -> Ima
         )
         test = _aligned(test, train)
     retention, groups = _retention(config, start)
+    identity = _identity(config, start, processor, train)
     return ImagePlan(
         config=config,
         target=target,
@@ -126,7 +136,8 @@ def plan_images(config: ImageConfig, *, network: nn.Module | None = None) -> Ima
         groups=groups,
         body_args=body_args,
         head_args=head_args,
-        identity=_identity(config, start, processor, train),
+        identity=identity,
+        resume=check(config.run_folder, identity, overwrite=config.overwrite),
     )
 
 
