@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -202,6 +203,23 @@ def test_bad_input_costs_no_file(
     with pytest.raises(InputError, match=found):
         plan(given, tmp_path / "out", **changes)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_read_does_not_lie_in_out(given: Path, tmp_path: Path) -> None:
+    """--overwrite would remove it with the rounds."""
+    out = tmp_path / "out"
+    shutil.copytree(given / "reference", out / "reference" / "model")
+    (out / "run.json").write_text('{"identity": {}, "versions": ""}')
+    before = sorted(tmp_path.rglob("*"))
+    inside = out / "reference" / "model"
+    changes: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("reference", {"reference": str(inside)}),
+        ("held_out", {"pretrain": {"held_out": str(inside / "config.json")}}),
+    )
+    for field, change in changes:
+        with pytest.raises(InputError, match=f"out .* overlaps {field} "):
+            plan(given, out, overwrite=True, **change)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_as_a_command(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -131,10 +131,10 @@ def test_what_is_no_run_stays(tmp_path: Path) -> None:
     # Some other program's.
     (tmp_path / STATE).write_text('{"name": "sweep"}')
     for overwrite in (False, True):
-        with pytest.raises(InputError, match="holds something else than a run of bequest"):
+        with pytest.raises(InputError, match="holds something that is no run of bequest"):
             check(tmp_path, {}, overwrite=overwrite)
         with (
-            pytest.raises(InputError, match="holds something else than a run of bequest"),
+            pytest.raises(InputError, match="holds something that is no run of bequest"),
             open_run(tmp_path, {}, overwrite=overwrite),
         ):
             pass

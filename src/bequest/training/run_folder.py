@@ -257,8 +257,8 @@ def _earlier(run: Path, field: str) -> dict[str, Any] | None:
     others = [path.name for path in there if path.name != "cache" and path.name[0] != "."]
     if others:
         raise InputError(
-            f"{field} {run} holds something else than a run of bequest, such as {others[0]}; name "
-            "another folder"
+            f"{field} {run} holds something that is no run of bequest ({others[0]}); name something "
+            "else"
         )
     return None
 
