@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -131,31 +128,6 @@ def test_a_run_broken_off_between_its_steps_goes_on(
     assert [done.depth for done in result.rounds] == [2, 3]
     again = run_inheritune(plan(given, tmp_path / "out", max_rounds=2))
     assert [done.gap for done in again.rounds] == [done.gap for done in result.rounds]
-
-
-@pytest.mark.parametrize("step", [3, STEPS + 3])
-def test_killed_in_a_round_it_ends_with_the_same_bytes(
-    step: int, given: Path, tmp_path: Path
-) -> None:
-    script = Path(__file__).parent.parent / "integration" / "inheritune_kill_run.py"
-    source = Path(inheritune.__file__).parents[2]
-
-    def run(out: str, at: int) -> int:
-        config = tmp_path / f"{out}.yaml"
-        config.write_text(yaml.safe_dump(settings(given, tmp_path / out, max_rounds=2)))
-        ended = subprocess.run(
-            [sys.executable, str(script), str(config), str(at)],
-            check=False,
-            env={"PYTHONPATH": str(source), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        )
-        return ended.returncode
-
-    assert run("out", step) == -signal.SIGKILL
-    assert run("out", 0) == 0
-    whole = run_inheritune(plan(given, tmp_path / "whole", max_rounds=2))
-    for number, done in enumerate(whole.rounds, start=1):
-        other = tmp_path / "out" / f"round-{number:02d}" / "model" / "model.safetensors"
-        assert other.read_bytes() == (done.folder / "model.safetensors").read_bytes()
 
 
 def test_the_gap_is_paired_by_documents() -> None:
