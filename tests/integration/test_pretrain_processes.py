@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from safetensors.torch import load_file
 
@@ -77,8 +76,8 @@ def test_two_processes_are_one(folder: Path) -> None:
     weights = load_file(folder / "two" / "model.safetensors")
     start = plan_pretrain(PretrainConfig(**config(folder, "start", 2))).start.load(42).state_dict()
     for name, tensor in load_file(one.folder / "model.safetensors").items():
-        torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=1e-5)
-        assert not torch.allclose(tensor, start[name], rtol=1e-2), name
+        apart = (weights[name] - tensor).abs().max()
+        assert apart < 2e-6 and apart < (tensor - start[name]).abs().max() / 100, name
     logged = {entry["step"]: entry["loss"] for entry in one.log if "loss" in entry}
     assert len(logged) == 6
     for entry in log_of(folder / "two.run"):
