@@ -76,6 +76,19 @@ def tied_head(folder: Path, inputs: Inputs) -> dict[str, Any]:
     return {"model": str(model), "method": {"linear_probe": True}}
 
 
+def of_an_earlier_run(folder: Path, inputs: Inputs) -> dict[str, Any]:
+    """A checkpoint of the run that --overwrite would throw away."""
+    model = save_model(folder / "run" / "checkpoint-5")
+    (folder / "run" / "run.json").write_text('{"identity": {}}')
+    return {"model": str(model), "run_dir": str(folder / "run"), "overwrite": True}
+
+
+def run_of_others(folder: Path, inputs: Inputs) -> dict[str, Any]:
+    (folder / "run").mkdir()
+    (folder / "run" / "run.json").write_text('{"identity": {"model": "x"}}')
+    return {"run_dir": str(folder / "run")}
+
+
 REFUSED: dict[str, tuple[Any, str]] = {
     "missing columns": (lambda f, i: data_of(f, [{"a": "b"}] * 9), "columns"),
     "no data": ({"data": {"train": "nowhere.jsonl"}}, "nowhere.jsonl does not exist"),
@@ -137,6 +150,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "out in the run": ({}, "overlaps out"),
     "a file as run_dir": ({"run_dir": "DATA"}, "is a file"),
     "something else in run_dir": ({"run_dir": "MODEL"}, "something else"),
+    "the model in run_dir": (of_an_earlier_run, "overlaps model"),
+    "another run in run_dir": (run_of_others, "holds a run with"),
 }
 
 

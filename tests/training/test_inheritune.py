@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -138,31 +136,6 @@ def test_a_run_broken_off_between_its_steps_goes_on(
     assert [done.gap for done in again.rounds] == [done.gap for done in result.rounds]
 
 
-@pytest.mark.parametrize("step", [3, STEPS + 3])
-def test_killed_in_a_round_it_ends_with_the_same_bytes(
-    step: int, given: Path, tmp_path: Path
-) -> None:
-    script = Path(__file__).parent.parent / "integration" / "inheritune_kill_run.py"
-    source = Path(inheritune.__file__).parents[2]
-
-    def run(out: str, at: int) -> int:
-        config = tmp_path / f"{out}.yaml"
-        config.write_text(yaml.safe_dump(settings(given, tmp_path / out, max_rounds=2)))
-        ended = subprocess.run(
-            [sys.executable, str(script), str(config), str(at)],
-            check=False,
-            env={"PYTHONPATH": str(source), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        )
-        return ended.returncode
-
-    assert run("out", step) == -signal.SIGKILL
-    assert run("out", 0) == 0
-    whole = run_inheritune(plan(given, tmp_path / "whole", max_rounds=2))
-    for number, done in enumerate(whole.rounds, start=1):
-        other = tmp_path / "out" / f"round-{number:02d}" / "model" / "model.safetensors"
-        assert other.read_bytes() == (done.folder / "model.safetensors").read_bytes()
-
-
 def test_the_gap_is_paired_by_documents() -> None:
     random = np.random.default_rng(0)
     tokens = random.integers(1, 30, size=40).tolist()
@@ -208,6 +181,23 @@ def test_bad_input_costs_no_file(
     with pytest.raises(InputError, match=found):
         plan(given, tmp_path / "out", **changes)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_read_does_not_lie_in_out(given: Path, tmp_path: Path) -> None:
+    """--overwrite would remove it with the rounds."""
+    out = tmp_path / "out"
+    shutil.copytree(given / "reference", out / "reference" / "model")
+    (out / "run.json").write_text('{"identity": {}, "versions": ""}')
+    before = sorted(tmp_path.rglob("*"))
+    inside = out / "reference" / "model"
+    changes: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("reference", {"reference": str(inside)}),
+        ("held_out", {"pretrain": {"held_out": str(inside / "config.json")}}),
+    )
+    for field, change in changes:
+        with pytest.raises(InputError, match=f"out .* overlaps {field} "):
+            plan(given, out, overwrite=True, **change)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_as_a_command(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,10 +15,17 @@ import torch
 from datasets import Dataset
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    TrainerCallback,
+)
 
+from bequest.checkpoints import publish
 from bequest.checkpoints.lineage import read_lineage, verify_outputs
-from bequest.errors import InputError
+from bequest.errors import InputError, StorageError
 from bequest.training.held_out_losses import read_losses
 from bequest.training.pretrain import PretrainResult, run_pretrain
 from bequest.training.pretrain_config import PretrainConfig
@@ -115,6 +122,43 @@ def test_run_again_it_publishes_the_same(
     after = load_file(done.folder / "model.safetensors")
     assert all(before[name].equal(after[name]) for name in before)
     assert done.losses["ema"].token_losses.tolist() == result.losses["ema"].token_losses.tolist()
+
+
+@pytest.mark.parametrize("field", ["model", "tokenizer", "data", "held_out", "teacher"])
+def test_overwrite_does_not_remove_what_the_run_reads(tmp_path: Path, field: str) -> None:
+    """Such as the stable checkpoint of the run that is thrown away."""
+    read = tmp_path / "out.run" / "checkpoint-800"
+    read.mkdir(parents=True)
+    (read / "config.json").write_text("{}")
+    (tmp_path / "out.run" / "run.json").write_text('{"identity": {}, "versions": ""}')
+    changes: dict[str, Any] = {field: str(read), "train_tokenizer": None, "overwrite": True}
+    if field == "teacher":
+        changes["distillation"] = {"teacher": changes.pop("teacher")}
+    with pytest.raises(InputError, match=rf"out.run overlaps [a-z_.]*{field} "):
+        plan(tmp_path, **changes)
+    assert (read / "config.json").is_file()
+
+
+def test_what_is_written_already_needs_no_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was broken off goes on with room for one checkpoint, too little to begin."""
+
+    class Stop(TrainerCallback):
+        def on_save(self, *_: Any, **__: Any) -> None:
+            raise KeyboardInterrupt
+
+    made = plan(tmp_path, training={"save_total_limit": 1})
+    with pytest.raises(KeyboardInterrupt):
+        run_pretrain(made, callbacks=[Stop()])
+    # Weights, two moments, and some of the trainer's own files.
+    room = publish._SPARE_BYTES + 3 * 4 * made.num_parameters
+    monkeypatch.setattr(
+        publish.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, room)
+    )
+    with pytest.raises(StorageError, match="free space"):
+        run_pretrain(plan(tmp_path, out=str(tmp_path / "other"), training={"save_total_limit": 1}))
+    assert run_pretrain(plan(tmp_path, training={"save_total_limit": 1})).resumed_from == 2
 
 
 def test_the_loss_is_the_plain_one(tmp_path: Path) -> None:

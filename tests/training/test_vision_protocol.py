@@ -292,6 +292,19 @@ def test_refusals(files: Path, tmp_path: Path, changes: dict[str, Any], message:
     assert not list(tmp_path.iterdir())
 
 
+def test_another_run_in_the_folder_is_refused_while_planning(files: Path, tmp_path: Path) -> None:
+    run = tmp_path / "out.run"
+    (run / "stages").mkdir(parents=True)
+    (run / "run.json").write_text('{"identity": {"seed": 1}, "versions": ""}')
+    with pytest.raises(InputError, match="holds a run with"):
+        plan_images(config(files, tmp_path / "out"))
+    assert not plan_images(config(files, tmp_path / "out", overwrite=True)).resume.goes_on
+    inside = write_parquet(run / "stages" / "test.parquet", 9, seed=1)
+    retention = ImageRetention(data=str(inside))
+    with pytest.raises(InputError, match=r"overlaps retention\.data"):
+        plan_images(config(files, tmp_path / "out", overwrite=True, retention=retention))
+
+
 def test_numbers_stay_the_classes_that_they_are(tmp_path: Path) -> None:
     images, _ = pictures(12, 0)
     numbers = [11, 2, 10, 0, 1, 2, 3, 9, 4, 5, 7, 6]

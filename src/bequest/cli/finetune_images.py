@@ -104,6 +104,7 @@ def _planned(plan: Any) -> Section:
         ["  weights", cost.weights / 1e9],
         ["  gradients and optimizer", cost.gradients / 1e9],
         ["  activations", cost.activations / 1e9],
+        ["goes on after step", plan.resume.step],
         ["run", str(plan.config.run_folder)],
         ["out", str(plan.target)],
     ]

@@ -67,8 +67,10 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _goes_on(plan: PretrainPlan) -> str:
-    from bequest.training.resume import resume_point
+    from bequest.checkpoints.run import step_of
+    from bequest.training.run_folder import newest_complete
 
-    step = resume_point(plan.run, plan.arguments.world_size).step
+    checkpoint, _ = newest_complete(plan.run, plan.arguments.world_size)
+    step = step_of(checkpoint.name) if checkpoint is not None else 0
     after = f"after step {step}" if step else "from the beginning, for there is no checkpoint yet"
     return f"the same command goes on {after}."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from transformers import (
 )
 from transformers.trainer_utils import IntervalStrategy
 
-from bequest.checkpoints.lineage import package_versions
 from bequest.errors import BequestError, InputError, explained
 from bequest.losses.processes import from_first, rank_and_size
 from bequest.results import Section
@@ -31,15 +29,16 @@ from bequest.training.finetune_model import lora_config
 from bequest.training.finetune_plan import FinetunePlan
 from bequest.training.finetune_publish import publish
 from bequest.training.flow_trainer import FlowTrainer
-from bequest.training.resumable import held
 from bequest.training.retention_callback import METRIC, RetentionCallback
-from bequest.training.run_folder import RunStart, begin, trainer_state
+from bequest.training.run_folder import MADE, opened, trainer_state
 from bequest.training.samples import progress_bars
 from bequest.training.score import carry_out as carry_out_scoring
 from bequest.weighting.schemes import TOKEN_SCHEMES
 
 _EXACTNESS = ("torch", "transformers", "trl", "peft", "accelerate")
 """Packages whose versions decide about the last bits."""
+_MADE = (*MADE, r"scores(\.parquet)?", r"README\.md")
+"""What a run leaves in its folder; TRL writes a model card with every checkpoint."""
 
 
 def finetune(plan: FinetunePlan, *, progress: bool = False, told: bool = False) -> list[Section]:
@@ -63,9 +62,14 @@ def finetune(plan: FinetunePlan, *, progress: bool = False, told: bool = False) 
     """
     started = time.monotonic()
     first = rank_and_size()[0] == 0
-    with held(plan.run) if first else nullcontext():
-        start = from_first(_begin(plan) if first else None)
-        assert start is not None
+    with opened(
+        plan.run,
+        plan.identity,
+        packages=_EXACTNESS,
+        overwrite=plan.config.overwrite,
+        processes=rank_and_size()[1],
+        made=_MADE,
+    ) as start:
         for note in start.notes if told else ():
             _print(note)
         scores = _scores(plan, progress=progress)
@@ -154,16 +158,6 @@ def weights_folder(plan: FinetunePlan, checkpoint: Path) -> Path:
             "longer, start it earlier, or publish the trained weights"
         )
     return folder
-
-
-def _begin(plan: FinetunePlan) -> RunStart:
-    return begin(
-        plan.run,
-        plan.identity,
-        processes=rank_and_size()[1],
-        anew=plan.config.overwrite,
-        versions=" ".join(f"{name} {v}" for name, v in package_versions(_EXACTNESS).items()),
-    )
 
 
 def _scores(plan: FinetunePlan, *, progress: bool) -> Path | None:

@@ -30,7 +30,7 @@ from bequest.training.finetune_model import (
     trained_dtype,
 )
 from bequest.training.response_losses import is_response, row_hashes
-from bequest.training.run_folder import check_run_folder
+from bequest.training.run_folder import RunStart, check, check_place
 from bequest.training.score_plan import ScoreConfig, ScorePlan, plan_score
 
 if TYPE_CHECKING:
@@ -72,6 +72,8 @@ class FinetunePlan:
     """Parameters that are trained."""
     identity: Mapping[str, Any]
     """What must not change when the run is taken up again."""
+    resume: RunStart
+    """How the run would begin as its folder was when it was planned."""
 
     @property
     def location(self) -> Location:
@@ -142,7 +144,7 @@ def plan_finetune(
     config.method.check_adapters(config.lora is not None)
     weighing = weighing_of(config.method, None)
     target = check_target(config.out, overwrite=config.overwrite)
-    check_run_folder(config.run_folder, target)
+    check_place(config.run_folder, out=target, reads=_reads(config))
     settings = read_settings(config.training, evaluates=has_evaluation(config.data))
     # Also forms the process group, over what the training will use.
     args = make_sft_config(settings, config.run_folder)
@@ -159,6 +161,7 @@ def plan_finetune(
     check_vocabulary(scoring, skeleton)
     _check_scores(weighing, scoring)
     evaluated = _evaluated(held_out, scoring, kept_length(args), progress=progress)
+    identity = _identity(config, args, scoring, [given, texts, _hashes(evaluated)])
     plan = FinetunePlan(
         config=config,
         target=target,
@@ -172,11 +175,27 @@ def plan_finetune(
         dtype=trained_dtype(config, scoring),
         model_config=skeleton.config,
         num_trained=count_trained(config, skeleton),
-        identity=_identity(config, args, scoring, [given, texts, _hashes(evaluated)]),
+        identity=identity,
+        resume=check(
+            config.run_folder,
+            identity,
+            overwrite=config.overwrite,
+            processes=int(args.world_size),
+        ),
     )
     if config.method.sfa:
         sfa_steps(config.method.sfa, plan.num_steps)
     return plan
+
+
+def _reads(config: FinetuneConfig) -> dict[str, str | Path | None]:
+    return {
+        "model": config.model,
+        "data.train": config.data.train,
+        "data.eval": config.data.eval,
+        "retention.texts": config.retention.texts,
+        "method.scores": config.method.scores,
+    }
 
 
 def _evaluated(

@@ -29,6 +29,7 @@ def plan_section(plan: FinetunePlan, cost: Cost) -> Section:
         ["response tokens", sum(num_tokens)],
         ["tokens trained on", cost.tokens],
         ["optimizer steps", plan.num_steps],
+        ["goes on after step", plan.resume.step],
         ["samples a step", args.train_batch_size * args.gradient_accumulation_steps
          * args.world_size],
         ["estimated time (seconds)", round(cost.seconds, 1)],

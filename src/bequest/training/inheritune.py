@@ -31,10 +31,13 @@ from bequest.training.inheritune_plan import InheritunePlan
 from bequest.training.inheritune_results import Baseline, Round, inheritune_sections
 from bequest.training.inheritune_stage import train_stage
 from bequest.training.inheritune_stop import paired_gap
-from bequest.training.resume import open_run
+from bequest.training.pretrain import EXACTNESS
+from bequest.training.run_folder import opened
 from bequest.training.token_blocks import as_batch, open_blocks, write_streams
 
 _REFERENCE = "reference"
+_MADE = (_REFERENCE, r"round-\d+", "baselines", r"results\.json")
+"""What a run makes in out."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,12 +70,21 @@ def run_inheritune(
         progress: show bars.
 
     Raises:
-        InputError: the data or the reference is at fault.
-        StorageError: the disk is full or failed, or another process runs in out.
+        InputError: the data or the reference is at fault, or another process runs in out.
+        StorageError: the disk is full or failed.
     """
     started = time.monotonic()
     config = plan.config
-    with open_run(config.folder, plan.record, goes_on=plan.goes_on):
+    with opened(
+        config.folder,
+        plan.record,
+        packages=EXACTNESS,
+        overwrite=config.overwrite,
+        made=_MADE,
+        field="out",
+    ) as start:
+        for note in start.notes:
+            report(note)
         reference = _reference_losses(plan)
         report(f"reference: {plan.reference_depth} blocks, loss {reference.loss:.4f}")
         rounds: list[Round] = []

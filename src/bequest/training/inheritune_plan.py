@@ -16,8 +16,8 @@ from bequest.training.inheritune_baselines import check_baselines
 from bequest.training.inheritune_config import InherituneConfig, check_inheritune
 from bequest.training.inheritune_stage import Stage, cut_of
 from bequest.training.pretrain_config import PretrainConfig
-from bequest.training.pretrain_plan import PretrainPlan, plan_pretrain
-from bequest.training.resume import check_run
+from bequest.training.pretrain_plan import PretrainPlan, plan_pretrain, read_paths
+from bequest.training.run_folder import check, check_place
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -119,9 +119,10 @@ def plan_inheritune(config: InherituneConfig) -> InheritunePlan:
         InputError: a field, the reference, the data or out is at fault.
     """
     check_inheritune(config)
-    reference = plan_pretrain(
-        _asked(config, out=config.folder / "reference" / "model", model=config.reference)
-    )
+    asked_of = _asked(config, out=config.folder / "reference" / "model", model=config.reference)
+    reads = {"reference": config.reference, **read_paths(asked_of)}
+    check_place(config.folder, reads=reads, field="out")
+    reference = plan_pretrain(asked_of)
     if reference.arguments.world_size > 1:
         raise InputError(
             f"inheritune runs in one process, and {reference.arguments.world_size} were started; "
@@ -161,7 +162,7 @@ def plan_inheritune(config: InherituneConfig) -> InheritunePlan:
         reference_depth=depth,
         reference=reference,
         record=record,
-        goes_on=check_run(config.folder, record, overwrite=config.overwrite),
+        goes_on=check(config.folder, record, overwrite=config.overwrite, field="out").goes_on,
     )
 
 

@@ -30,12 +30,15 @@ from bequest.training.held_out_losses import HeldOutLosses, HeldOutMeter
 from bequest.training.pretrain_plan import PretrainPlan, training_dtype
 from bequest.training.pretrain_results import pretrain_sections
 from bequest.training.pretrain_trainer import PretrainTrainer
-from bequest.training.resume import open_run
+from bequest.training.run_folder import RunStart, opened, written
 from bequest.training.run_length import RunLength, check_length, run_length
 from bequest.training.starting_model import fit_to_tokenizer
 from bequest.training.throughput import Throughput, flops_per_token, peak_flops
 from bequest.training.token_blocks import TokenBlocks, as_batch, open_blocks, write_streams
 from bequest.training.tokenizer_training import train_tokenizer
+
+EXACTNESS = ("torch", "transformers", "accelerate")
+"""Packages whose versions decide about the last bits."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,15 +88,23 @@ def run_pretrain(
         print_logs: print a line for each entry of the trainer's log.
 
     Raises:
-        InputError: the data gives no block, or the tokenizer does not spell it.
-        StorageError: the disk is full or failed, or another process trains in the run's folder.
+        InputError: the data gives no block, the tokenizer does not spell it, or the run's folder
+            holds another run or is in use.
+        StorageError: the disk is full or failed.
     """
     started = time.monotonic()
     arguments = plan.arguments
     first = arguments.process_index == 0
     with ExitStack() as stack, _quiet_library():
-        if first:
-            stack.enter_context(open_run(plan.run, plan.record, goes_on=plan.goes_on))
+        start = stack.enter_context(
+            opened(
+                plan.run,
+                plan.record,
+                packages=EXACTNESS,
+                overwrite=plan.config.overwrite,
+                processes=arguments.world_size,
+            )
+        )
         with arguments.main_process_first(local=False, desc="prepare text"):
             tokenizer, blocks = _prepare(plan, progress)
         length = run_length(
@@ -129,11 +140,11 @@ def run_pretrain(
             trainer.remove_callback(PrinterCallback)
         averaging = _add_averages(trainer, plan)
         if first:
-            _check_space(plan, model)
-        _train(trainer, plan)
+            _check_space(plan, model, done=start.step >= length.steps)
+        _train(trainer, start)
         losses = _measure(trainer, meter, averaging)
         model.config.use_cache = uses_cache
-        notes = (*plan.resume.notes, speed_note)
+        notes = (*start.notes, speed_note)
         sections = pretrain_sections(plan, length, losses, trainer.state.log_history, throughput)
         seconds = time.monotonic() - started
         sections.append(account(plan.config, seconds=seconds, tokens=length.tokens_trained))
@@ -144,7 +155,7 @@ def run_pretrain(
         length=length,
         losses=losses,
         log=list(trainer.state.log_history),
-        resumed_from=plan.resume.step,
+        resumed_from=start.step,
         tokens_per_second=rate,
         mfu=throughput.utilisation,
         seconds=time.monotonic() - started,
@@ -197,17 +208,23 @@ def _add_averages(trainer: PretrainTrainer, plan: PretrainPlan) -> WeightAveragi
     return averaging
 
 
-def _check_space(plan: PretrainPlan, model: PreTrainedModel) -> None:
-    """A checkpoint holds the weights and two moments, and each average its float32 copy or more."""
+def _check_space(plan: PretrainPlan, model: PreTrainedModel, *, done: bool) -> None:
+    """A checkpoint holds the weights and two moments, and each average its float32 copy or more.
+
+    What the run has written already is not asked for again, but for room for one more checkpoint.
+    """
     weights = 4 * model.num_parameters()
-    kept = (plan.arguments.save_total_limit or 1) + 1
-    members = sum(getattr(recipe, "window", 1) for recipe in plan.recipes.values())
-    require_space(plan.run, weights * (kept * (3 + 2 * len(plan.recipes)) + members))
+    if not done:
+        checkpoint = weights * (3 + 2 * len(plan.recipes))
+        kept = (plan.arguments.save_total_limit or 1) + 1
+        members = sum(getattr(recipe, "window", 1) for recipe in plan.recipes.values())
+        wanted = kept * checkpoint + members * weights
+        require_space(plan.run, max(checkpoint, wanted - written(plan.run)))
     require_space(plan.target, weights)
 
 
-def _train(trainer: PretrainTrainer, plan: PretrainPlan) -> None:
-    checkpoint = plan.resume.checkpoint
+def _train(trainer: PretrainTrainer, start: RunStart) -> None:
+    checkpoint = start.checkpoint
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except BequestError:

@@ -21,7 +21,7 @@ from bequest.training.distillation_config import DistillationConfig, read_distil
 from bequest.training.distillation_teacher import distillation_record, find_teacher
 from bequest.training.documents import Documents, read_documents
 from bequest.training.pretrain_config import PretrainConfig, check_config
-from bequest.training.resume import ResumePoint, check_run, resume_point
+from bequest.training.run_folder import RunStart, check, check_place
 from bequest.training.run_length import RunLength, check_length, estimated_length
 from bequest.training.starting_model import (
     StartingModel,
@@ -96,12 +96,15 @@ class PretrainPlan:
     """The trainer's arguments; the schedule's are those of `length`."""
     record: Mapping[str, Any]
     """Everything that decides the run's numbers."""
-    goes_on: bool
-    """Whether the run's folder holds this very run already."""
-    resume: ResumePoint
-    """Where it goes on."""
+    resume: RunStart
+    """How it would begin as its folder was when it was planned."""
     length: RunLength
     """How long the run is, as far as it is known without tokenizing everything."""
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the run's folder holds this very run already."""
+        return self.resume.goes_on
 
     @property
     def run(self) -> Path:
@@ -176,8 +179,7 @@ def plan_pretrain(
     settings |= {"remove_unused_columns": False, "label_names": ["labels"]}
     inputs = tuple(path for path in [_local(config.model)] if path is not None)
     target = check_target(config.out, overwrite=config.overwrite, inputs=inputs)
-    if target in (config.run_folder.resolve(), *config.run_folder.resolve().parents):
-        raise InputError(f"run_dir {config.run_folder} lies in out {config.out}; name another")
+    check_place(config.run_folder, out=target, reads=read_paths(config))
     start = find_start(
         config.model,
         config.model_config,
@@ -226,8 +228,6 @@ def plan_pretrain(
     record = _record(config, settings, start, documents, tokenizer, arguments.world_size)
     if distillation is not None and teacher is not None:
         record["distillation"] = distillation_record(distillation, teacher)
-    goes_on = check_run(config.run_folder, record, overwrite=config.overwrite)
-    nowhere = ResumePoint(checkpoint=None, step=0, notes=())
     return PretrainPlan(
         config=config,
         target=target,
@@ -241,10 +241,25 @@ def plan_pretrain(
         settings=settings,
         arguments=arguments,
         record=record,
-        goes_on=goes_on,
-        resume=(resume_point(config.run_folder, arguments.world_size) if goes_on else nowhere),
+        resume=check(
+            config.run_folder,
+            record,
+            overwrite=config.overwrite,
+            processes=arguments.world_size,
+        ),
         length=length,
     )
+
+
+def read_paths(config: PretrainConfig) -> dict[str, str | Path | None]:
+    """Return what a run reads, a path, a hub id or nothing, by the fields that name it."""
+    return {
+        "model": config.model,
+        "tokenizer": config.tokenizer,
+        "data": config.data,
+        "held_out": config.held_out,
+        "distillation.teacher": (config.distillation or {}).get("teacher"),
+    }
 
 
 def training_dtype(arguments: TrainingArguments) -> torch.dtype:

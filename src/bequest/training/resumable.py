@@ -20,8 +20,12 @@ _PICKLED = ("optimizer*.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth")
 
 
 @contextmanager
-def held(run: Path) -> Iterator[None]:
+def held(run: Path, field: str = "run_dir") -> Iterator[None]:
     """Make the folder if there is none, and keep other runs out of it while inside.
+
+    Args:
+        run: the folder.
+        field: what the user calls it.
 
     Raises:
         InputError: another process works in it, or it cannot be made.
@@ -31,14 +35,14 @@ def held(run: Path) -> Iterator[None]:
         lock = os.open(run / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise InputError(
-            f"run_dir {run} cannot be written: {error.strerror}; name another"
+            f"{field} {run} cannot be written: {error.strerror}; name another"
         ) from error
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise InputError(
-                f"run_dir {run} is in use by another process; wait for it, or name another"
+                f"{field} {run} is in use by another process; wait for it, or name another"
             ) from error
         except OSError:
             pass  # No locks on this file system.

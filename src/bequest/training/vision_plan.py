@@ -16,7 +16,7 @@ from bequest.checkpoints.publish import check_target
 from bequest.errors import InputError
 from bequest.evaluation.image_classes import ClassMap, match_classes, read_groups
 from bequest.evaluation.image_data import aligned, class_names, fingerprint, read_images
-from bequest.training.run_folder import check_run_folder
+from bequest.training.run_folder import RunStart, check, check_place
 from bequest.training.vision_config import ImageConfig, check_images
 from bequest.training.vision_data import ImageBatches
 from bequest.training.vision_model import ImageClassifier, state_hash
@@ -53,6 +53,8 @@ class ImagePlan:
     """Of the trainings of the head."""
     identity: dict[str, Any]
     """What the result depends on."""
+    resume: RunStart
+    """How the run would begin as its folder was when it was planned."""
 
     @property
     def start(self) -> ImageClassifier:
@@ -97,7 +99,14 @@ def plan_images(config: ImageConfig, *, network: nn.Module | None = None) -> Ima
     read = tuple(Path(source).expanduser() for source in sources if source is not None)
     folders = tuple(path for path in read if path.is_dir())
     target = check_target(config.out, overwrite=config.overwrite, inputs=folders)
-    check_run_folder(config.run_folder, target)
+    reads = {
+        "model": None if network is not None else config.model,
+        "data.train": config.data.train,
+        "data.eval": config.data.eval,
+        "retention.data": config.retention.data,
+        "retention.groups": config.retention.groups,
+    }
+    check_place(config.run_folder, out=target, reads=reads)
     source = load_source(config, network)
     head_args = stage_arguments(
         config.head_training, HEAD_DEFAULTS, seed=config.seed, folder=config.run_folder
@@ -107,6 +116,7 @@ def plan_images(config: ImageConfig, *, network: nn.Module | None = None) -> Ima
     )
     train, test = _images(config)
     retention, classes = _retention(config, source)
+    identity = _identity(config, source, train)
     return ImagePlan(
         config=config,
         target=target,
@@ -117,7 +127,8 @@ def plan_images(config: ImageConfig, *, network: nn.Module | None = None) -> Ima
         classes=classes,
         body_args=body_args,
         head_args=head_args,
-        identity=_identity(config, source, train),
+        identity=identity,
+        resume=check(config.run_folder, identity, overwrite=config.overwrite),
     )
 
 

@@ -25,12 +25,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from bequest.checkpoints.lineage import package_versions
 from bequest.checkpoints.whole_file import whole_file
 from bequest.errors import BequestError, InputError
 from bequest.evaluation.image_data import class_names, labels_of
-from bequest.training.resumable import held
-from bequest.training.run_folder import begin
+from bequest.training.run_folder import MADE, opened
 from bequest.training.vision_data import ImageBatches
 from bequest.training.vision_model import ImageClassifier, blended, new_head
 from bequest.training.vision_plan import ImagePlan
@@ -66,13 +64,13 @@ def run_stages(plan: ImagePlan, *, tell: Tell = lambda _: None) -> Stages:
         StorageError: the disk is full or failed.
     """
     config = plan.config
-    versions = " ".join(
-        f"{name} {version}" for name, version in package_versions(("torch", "transformers")).items()
-    )
-    with held(config.run_folder):
-        start = begin(
-            config.run_folder, plan.identity, processes=1, anew=config.overwrite, versions=versions
-        )
+    with opened(
+        config.run_folder,
+        plan.identity,
+        packages=("torch", "transformers"),
+        overwrite=config.overwrite,
+        made=(*MADE, "stages"),
+    ) as start:
         for note in start.notes:
             tell(note)
         probe, temperature = _probe(plan, tell)
