@@ -19,7 +19,7 @@ from bequest.errors import InputError
 from bequest.training.average_recipes import average_recipes
 from bequest.training.distillation_config import DistillationConfig, read_distillation
 from bequest.training.distillation_teacher import distillation_record, find_teacher
-from bequest.training.documents import Documents, read_documents
+from bequest.training.documents import Documents, asked_documents
 from bequest.training.pretrain_config import PretrainConfig, check_config
 from bequest.training.resume import ResumePoint, check_run, resume_point
 from bequest.training.run_length import RunLength, check_length, estimated_length
@@ -193,15 +193,7 @@ def plan_pretrain(
         check_size(config.train_tokenizer)
     _check_positions(start, config.block_length)
     arguments = make_arguments(TrainingArguments, settings, config.run_folder)
-    documents = read_documents(
-        config.data if data is None else data,
-        split=config.split,
-        text_field=config.text_field,
-        sample_by=config.sample_by,
-        held_out=config.held_out if held_out is None else held_out,
-        held_out_fraction=config.held_out_fraction,
-        held_out_bytes=config.held_out_bytes,
-    )
+    documents = asked_documents(config, data=data, held_out=held_out)
     folder = None
     if config.train_tokenizer is not None:
         folder = config.cache_folder / f"tokenizer-{documents.fingerprint}-{config.train_tokenizer}"
@@ -277,7 +269,9 @@ def _record(
     world_size: int,
 ) -> dict[str, Any]:
     left_out = {"out", "run_dir", "cache_dir", "overwrite", "hash", "training", "weights"}
-    left_out |= {"data", "held_out", "tokenizer", "split", "revision", "distillation"}
+    # What they name is told by its fingerprint.
+    left_out |= {"data", "data_name", "split", "held_out", "held_out_name", "held_out_split"}
+    left_out |= {"tokenizer", "revision", "distillation"}
     asked = {
         name: value for name, value in dataclasses.asdict(config).items() if name not in left_out
     }
