@@ -215,6 +215,13 @@ def test_as_a_command(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "round 1: 2 blocks" in told and "gap to the reference" in told
     assert main(["inheritune", "--config", str(config), "--growth", "continue"]) == 2
     assert "growth" in capsys.readouterr().err
+    for flag in ("--json", "--quiet"):
+        words = ["--out", str(tmp_path / flag.strip("-")), flag]
+        assert main(["inheritune", "--config", str(config), *words]) == 0
+        told = capsys.readouterr()
+        results = json.loads((tmp_path / flag.strip("-") / "results.json").read_text())
+        assert (json.loads(told.out) == results) if flag == "--json" else not told.out
+        assert not told.err
 
 
 def test_the_reference_teaches_its_students(given: Path, tmp_path: Path) -> None:

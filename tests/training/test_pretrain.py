@@ -170,6 +170,16 @@ def test_a_length_from_epochs(tmp_path: Path) -> None:
     assert made.length.steps == pytest.approx(done.length.steps, rel=0.3)
 
 
+def test_dropped_batches_are_never_held_out_ones(tmp_path: Path) -> None:
+    """Of 4 steps no batch is incomplete, so training is the same; evaluations are, too."""
+    losses = []
+    for drop in (False, True):
+        training = {"dataloader_drop_last": drop, "per_device_eval_batch_size": 7}
+        made = plan(tmp_path, out=str(tmp_path / f"out-{drop}"), training=training)
+        losses.append(run_pretrain(made).losses["trained"].token_losses)
+    np.testing.assert_array_equal(*losses)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -197,6 +207,10 @@ def test_a_length_from_epochs(tmp_path: Path) -> None:
         (
             {"training": {"resume_from_checkpoint": "x"}},
             "is not yours to set: run the same command",
+        ),
+        (
+            {"training": {"train_sampling_strategy": "group_by_length"}},
+            "all blocks are of one length",
         ),
         ({"training": {"max_steps": 0, "num_train_epochs": 0}}, "asks for no step"),
         ({"weights": "lawa"}, "those of this run are trained"),

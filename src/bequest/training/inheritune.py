@@ -12,8 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from transformers import Trainer
-from transformers.utils import logging
+from transformers import PrinterCallback, Trainer
 
 from bequest.checkpoints.lineage import command_line
 from bequest.results import Section, write_results
@@ -29,6 +28,8 @@ from bequest.training.inheritune_plan import InheritunePlan
 from bequest.training.inheritune_results import Baseline, Round, inheritune_sections
 from bequest.training.inheritune_stage import train_stage
 from bequest.training.inheritune_stop import paired_gap
+from bequest.training.pretrain import quiet_library
+from bequest.training.pretrain_trainer import whole_evaluation
 from bequest.training.resume import open_run
 from bequest.training.token_blocks import as_batch, open_blocks, write_streams
 
@@ -125,9 +126,7 @@ def _reference_losses(plan: InheritunePlan) -> HeldOutLosses:
     meter = HeldOutMeter(blocks.held_out, keep=1)
     arguments = of.arguments
     arguments.disable_tqdm = True
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
+    with quiet_library(), whole_evaluation(arguments):
         trainer = Trainer(
             model=of.start.load(arguments.seed),
             args=arguments,
@@ -136,9 +135,9 @@ def _reference_losses(plan: InheritunePlan) -> HeldOutLosses:
             compute_metrics=meter,
             preprocess_logits_for_metrics=meter.token_losses,
         )
+        # A line for each entry of the log would stand before what is printed.
+        trainer.remove_callback(PrinterCallback)
         trainer.evaluate()
-    finally:
-        logging.set_verbosity(before)
     folder.mkdir(exist_ok=True)
     save_losses(folder, {_REFERENCE: meter.measured[-1]})
     return meter.measured[-1]

@@ -90,7 +90,7 @@ def run_pretrain(
     started = time.monotonic()
     arguments = plan.arguments
     first = arguments.process_index == 0
-    with ExitStack() as stack, _quiet_library():
+    with ExitStack() as stack, quiet_library():
         if first:
             stack.enter_context(open_run(plan.run, plan.record, goes_on=plan.goes_on))
         with arguments.main_process_first(local=False, desc="prepare text"):
@@ -264,7 +264,7 @@ def _publish(
 
 
 @contextmanager
-def _quiet_library() -> Iterator[None]:
+def quiet_library() -> Iterator[None]:
     """Keep transformers from advising on what is done on purpose here, and from bars of its own."""
     before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -20,6 +20,7 @@ from bequest.training.average_recipes import average_recipes
 from bequest.training.distillation_config import DistillationConfig, read_distillation
 from bequest.training.distillation_teacher import distillation_record, find_teacher
 from bequest.training.documents import Documents, asked_documents
+from bequest.training.pretrain_arguments import read_settings
 from bequest.training.pretrain_config import PretrainConfig, check_config
 from bequest.training.resume import ResumePoint, check_run, resume_point
 from bequest.training.run_length import RunLength, check_length, estimated_length
@@ -32,38 +33,8 @@ from bequest.training.starting_model import (
 from bequest.training.throughput import flops_per_token, peak_flops
 from bequest.training.token_blocks import end_of_sequence, fingerprint
 from bequest.training.tokenizer_training import check_size
-from bequest.training.training_arguments import make_arguments, read_training
+from bequest.training.training_arguments import make_arguments
 
-_RESERVED = {
-    "output_dir": "set out or run_dir",
-    "resume_from_checkpoint": "run the same command again, and it goes on by itself",
-    "save_only_model": "a run without its optimizer cannot be resumed; leave it out",
-    "ignore_data_skip": "a resumed run would read text twice; leave it out",
-    "auto_find_batch_size": "the batch decides the run's numbers; set per_device_train_batch_size",
-    "remove_unused_columns": "the blocks have what the model reads; leave it out",
-    "prediction_loss_only": "evaluations give each token's loss; leave it out",
-    "batch_eval_metrics": "evaluations give each token's loss; leave it out",
-    "eval_do_concat_batches": "evaluations give each token's loss; leave it out",
-    "include_for_metrics": "evaluations give each token's loss; leave it out",
-    "disable_tqdm": "pass --quiet",
-}
-"""Arguments of the trainer that are not the user's, and what to do instead."""
-_DEFAULTS: dict[str, Any] = {
-    "learning_rate": 6e-4,
-    "adam_beta2": 0.95,
-    "weight_decay": 0.1,
-    "max_grad_norm": 1.0,
-    "num_train_epochs": 1,
-    "logging_steps": 10,
-    "logging_first_step": True,
-    "eval_strategy": "steps",
-    "eval_steps": 0.1,
-    "save_strategy": "steps",
-    "save_steps": 0.1,
-    "save_total_limit": 2,
-    "report_to": "none",
-}
-"""As GPT-2 is trained since nanoGPT (and in the papers), where TrainingArguments differ."""
 _WITHOUT_EFFECT = ("report_to", "run_name", "logging_dir", "save_total_limit", "log_level")
 """Settings that may change when a run is resumed: they decide no number."""
 
@@ -167,13 +138,7 @@ def plan_pretrain(
     """
     check_config(config)
     recipes = average_recipes(config.averages)
-    settings = read_training(
-        TrainingArguments, config.training, defaults=_DEFAULTS, reserved=_RESERVED
-    )
-    settings.setdefault(
-        "per_device_eval_batch_size", settings.get("per_device_train_batch_size", 8)
-    )
-    settings |= {"remove_unused_columns": False, "label_names": ["labels"]}
+    settings = read_settings(config.training)
     inputs = tuple(path for path in [_local(config.model)] if path is not None)
     target = check_target(config.out, overwrite=config.overwrite, inputs=inputs)
     if target in (config.run_folder.resolve(), *config.run_folder.resolve().parents):
