@@ -17,7 +17,7 @@ from transformers import LlamaForCausalLM
 
 from bequest.cli.main import main
 from bequest.errors import InputError
-from bequest.training import inheritune, inheritune_stage
+from bequest.training import inheritune, inheritune_stage, run_length
 from bequest.training.held_out_losses import HeldOutLosses
 from bequest.training.inheritune import run_inheritune
 from bequest.training.inheritune_cost import cost_section
@@ -88,6 +88,19 @@ def test_it_stops_at_the_first_round_that_matches(given: Path, tmp_path: Path) -
     budget = 2 * STEPS * 2 * 16
     result = run_inheritune(plan(given, tmp_path / "two", max_tokens=budget))
     assert len(result.rounds) == 2 and "max_tokens" in result.reason
+
+
+def test_the_budget_counts_tokens_that_are_read(
+    given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan that estimates too much lets no round go that the budget has room for."""
+    training = {"per_device_train_batch_size": 2, "num_train_epochs": 1, "learning_rate": 0.01}
+    changes = {"steps_per_round": None, "pretrain": {"training": training}}
+    (done,) = run_inheritune(plan(given, tmp_path / "one", max_rounds=1, **changes)).rounds
+    monkeypatch.setattr(run_length, "_SAMPLED_CHARACTERS", 1)
+    planned = plan(given, tmp_path / "out", max_tokens=2 * done.tokens, **changes)
+    assert planned.reference.length.tokens_trained > done.tokens
+    assert [one.depth for one in run_inheritune(planned).rounds] == [2, 3]
 
 
 def test_continue_keeps_what_was_trained_and_lawa_may_be_the_candidate(
@@ -268,7 +281,8 @@ def test_few_data_several_epochs(given: Path, tmp_path: Path) -> None:
     tokenizer = planned.reference.tokenizer
     stream = sum(1 + len(tokenizer.encode(text, add_special_tokens=False)) for text in small)
     per_epoch = -(-(stream // 16) // 2)
-    assert done.tokens == 8 * per_epoch * 2 * 16
+    assert done.tokens == 8 * (stream // 16) * 16
+    assert stream // 16 % 2 == 1, "or the last step of an epoch would be like the others"
     log = json.loads((done.folder / "results.json").read_text())["sections"]
     (curve,) = [one for one in log if one["title"] == "Training loss"]
     values = curve["data"]["series"][0]["y"]

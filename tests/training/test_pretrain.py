@@ -12,7 +12,13 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    TrainerCallback,
+)
 
 from bequest.checkpoints.lineage import read_lineage, verify_outputs
 from bequest.errors import InputError
@@ -20,6 +26,7 @@ from bequest.training.held_out_losses import read_losses
 from bequest.training.pretrain import PretrainResult, run_pretrain
 from bequest.training.pretrain_config import PretrainConfig
 from bequest.training.pretrain_plan import PretrainPlan, plan_pretrain
+from bequest.training.pretrain_trainer import PretrainTrainer
 from bequest.training.tokenizer_training import train_tokenizer
 from training.tiny_pretraining import LLAMA, settings, texts
 
@@ -106,7 +113,6 @@ def test_the_loss_is_the_plain_one(tmp_path: Path) -> None:
     }  # fmt: skip
     made = plan(tmp_path, schedule="constant", warmup=0, training=training)
     seen: list[torch.Tensor] = []
-    from bequest.training.pretrain_trainer import PretrainTrainer
 
     class Watched(PretrainTrainer):
         def compute_loss(self, model: Any, inputs: Any, *rest: Any, **named: Any) -> Any:
@@ -163,7 +169,17 @@ def test_a_length_from_epochs(tmp_path: Path) -> None:
     training = {"max_steps": -1, "num_train_epochs": 2.5, "gradient_accumulation_steps": 3}
     data = Dataset.from_dict({"text": texts(20)})
     made = plan_pretrain(PretrainConfig(**settings(tmp_path, training=training)), data=data)
-    done = run_pretrain(made)
+    read = []
+
+    class Counting(PretrainTrainer):
+        def training_step(self, model: Any, inputs: Any, *rest: Any) -> Any:
+            read.append(inputs["input_ids"].numel())
+            return super().training_step(model, inputs, *rest)
+
+    done = run_pretrain(made, trainer_class=Counting)
+    assert done.length.tokens_trained == sum(read)
+    assert read_lineage(done.folder)["settings"]["tokens_read"] == sum(read)
+    assert f"{sum(read):,} in all" in (done.folder / "README.md").read_text()
     blocks = done.length.training_tokens // 16
     assert done.length.steps == math.ceil(2.5 * math.ceil(math.ceil(blocks / 2) / 3))
     assert [entry["step"] for entry in done.log if "loss" in entry][-1] == done.length.steps
@@ -227,6 +243,22 @@ def test_refused_before_a_file_is_made(tmp_path: Path, changes: dict[str, Any], 
     with pytest.raises(InputError, match=words):
         plan(tmp_path, **changes)
     assert [path.name for path in tmp_path.iterdir()] == ["texts.jsonl"]
+
+
+def test_a_run_that_a_callback_stops_says_what_it_read(tmp_path: Path) -> None:
+    class Stop(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            control.should_training_stop = state.global_step == 3
+
+    done = run_pretrain(plan(tmp_path), callbacks=[Stop()])
+    assert (done.length.steps, done.length.tokens_trained) == (3, 3 * 2 * 16)
+    assert read_lineage(done.folder)["settings"]["tokens_read"] == 3 * 2 * 16
+
+
+def test_text_that_is_dropped_whole_is_refused(tmp_path: Path) -> None:
+    training = {"dataloader_drop_last": True, "per_device_train_batch_size": 900}
+    with pytest.raises(InputError, match="dataloader_drop_last drops all of the text"):
+        run_pretrain(plan(tmp_path, training=training))
 
 
 def test_streamed_data_is_refused(tmp_path: Path) -> None:

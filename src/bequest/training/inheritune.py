@@ -31,6 +31,7 @@ from bequest.training.inheritune_stop import paired_gap
 from bequest.training.pretrain import quiet_library
 from bequest.training.pretrain_trainer import whole_evaluation
 from bequest.training.resume import open_run
+from bequest.training.run_length import RunLength, estimated_length
 from bequest.training.token_blocks import as_batch, open_blocks, write_streams
 
 _REFERENCE = "reference"
@@ -71,13 +72,14 @@ def run_inheritune(
     """
     config = plan.config
     with open_run(config.folder, plan.record, goes_on=plan.goes_on):
+        length = _exact_length(plan)
         reference = _reference_losses(plan)
         report(f"reference: {plan.reference_depth} blocks, loss {reference.loss:.4f}")
         rounds: list[Round] = []
         reason = "The budget of rounds ended, or the reference has no more blocks."
         for number in range(len(plan.depths)):
             spent = sum(done.tokens for done in rounds)
-            coming = plan.reference.length.tokens_trained
+            coming = length.tokens_trained
             if config.max_tokens is not None and spent + coming > config.max_tokens:
                 reason = f"Another round would read more than max_tokens = {config.max_tokens:,}."
                 break
@@ -112,6 +114,16 @@ def run_inheritune(
         reason=reason,
         sections=sections,
     )
+
+
+def _exact_length(plan: InheritunePlan) -> RunLength:
+    """Count what a round reads; the plan may only have estimated it."""
+    of = plan.reference
+    if of.length.exact or plan.config.max_tokens is None:
+        return of.length
+    assert of.tokenizer is not None
+    write_streams(of.cache, of.documents, of.tokenizer)
+    return estimated_length(of.config, of.arguments, of.documents, of.tokenizer)
 
 
 def _reference_losses(plan: InheritunePlan) -> HeldOutLosses:

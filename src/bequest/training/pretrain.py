@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -130,6 +131,8 @@ def run_pretrain(
         if first:
             _check_space(plan, model)
         _train(trainer, plan)
+        # A callback may have stopped it before.
+        length = dataclasses.replace(length, steps=trainer.state.global_step)
         losses = _measure(trainer, meter, averaging)
         model.config.use_cache = uses_cache
         notes = (*plan.resume.notes, speed_note)
@@ -178,12 +181,12 @@ def _throughput(
     arguments = plan.arguments
     flops = flops_per_token(model, plan.config.block_length)
     if flops is None:
-        return Throughput(length.tokens_per_step, None, 1.0), (
+        return Throughput(length.tokens_after, None, 1.0), (
             "Model FLOP utilisation is left out: this model is a mixture of experts."
         )
     peak, how = peak_flops(arguments.device, training_dtype(arguments))
     note = f"Utilisation (mfu) is against {peak / 1e12:.3g} TFLOP/s a process ({how})."
-    return Throughput(length.tokens_per_step, flops, peak * arguments.world_size), note
+    return Throughput(length.tokens_after, flops, peak * arguments.world_size), note
 
 
 def _add_averages(trainer: PretrainTrainer, plan: PretrainPlan) -> WeightAveragingCallback | None:

@@ -16,6 +16,7 @@ _RESERVED = {
     "output_dir": "set out or run_dir",
     "resume_from_checkpoint": "run the same command again, and it goes on by itself",
     "save_only_model": "a run without its optimizer cannot be resumed; leave it out",
+    "enable_jit_checkpoint": "what it stops would count as finished; kill the run, it goes on",
     "ignore_data_skip": "a resumed run would read text twice; leave it out",
     "auto_find_batch_size": "the batch decides the run's numbers; set per_device_train_batch_size",
     "remove_unused_columns": _BLOCKS,
