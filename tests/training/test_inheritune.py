@@ -18,6 +18,7 @@ from transformers import LlamaForCausalLM
 from bequest.cli.main import main
 from bequest.errors import InputError
 from bequest.training import inheritune, inheritune_stage, run_length
+from bequest.training.divergence import DivergedError
 from bequest.training.held_out_losses import HeldOutLosses
 from bequest.training.inheritune import run_inheritune
 from bequest.training.inheritune_cost import cost_section
@@ -235,6 +236,25 @@ def test_as_a_command(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         results = json.loads((tmp_path / flag.strip("-") / "results.json").read_text())
         assert (json.loads(told.out) == results) if flag == "--json" else not told.out
         assert not told.err
+
+
+def test_a_round_that_diverged_is_named(given: Path, tmp_path: Path) -> None:
+    training = {"per_device_train_batch_size": 2, "learning_rate": 1e38, "max_grad_norm": 0.0}
+    for _ in range(2):
+        planned = plan(given, tmp_path / "out", pretrain={"training": training})
+        with pytest.raises(DivergedError, match="round 1, 2 blocks: the run diverged") as raised:
+            run_inheritune(planned)
+        assert "lower pretrain.training.learning_rate" in str(raised.value)
+    assert not (tmp_path / "out" / "round-01" / "model").exists()
+
+
+def test_a_reference_without_a_loss_is_refused(tmp_path: Path) -> None:
+    broken = write_reference(tmp_path)
+    model = LlamaForCausalLM.from_pretrained(broken / "reference")
+    torch.nn.init.constant_(model.model.norm.weight, torch.nan)
+    model.save_pretrained(broken / "reference")
+    with pytest.raises(InputError, match="has a held-out loss of nan"):
+        run_inheritune(plan(broken, tmp_path / "out"))
 
 
 def test_the_reference_teaches_its_students(given: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from transformers import (
 
 from bequest.checkpoints.lineage import read_lineage, verify_outputs
 from bequest.errors import InputError
+from bequest.training.divergence import DivergedError
 from bequest.training.held_out_losses import read_losses
 from bequest.training.pretrain import PretrainResult, run_pretrain
 from bequest.training.pretrain_config import PretrainConfig
@@ -243,6 +244,38 @@ def test_refused_before_a_file_is_made(tmp_path: Path, changes: dict[str, Any], 
     with pytest.raises(InputError, match=words):
         plan(tmp_path, **changes)
     assert [path.name for path in tmp_path.iterdir()] == ["texts.jsonl"]
+
+
+DIVERGING = {"learning_rate": 1e38, "max_grad_norm": 0.0}
+
+
+@pytest.mark.parametrize("weights", ["trained", "ema"])
+def test_a_run_that_diverged_publishes_nothing(weights: str, tmp_path: Path) -> None:
+    changes = {"averages": {"ema": {"beta": 0.5}}, "weights": weights, "training": DIVERGING}
+    for _ in range(2):  # Also when it is gone on with.
+        with pytest.raises(DivergedError, match=f"loss of its {weights} weights is nan") as raised:
+            run_pretrain(plan(tmp_path, **changes))
+        assert raised.value.exit_code == 1 and "lower training.learning_rate" in str(raised.value)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["out.run", "texts.jsonl"]
+    state = json.loads((tmp_path / "out.run" / "checkpoint-4" / "trainer_state.json").read_text())
+    losses = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+    assert math.isnan(losses[-1]), "the log says so, too"
+
+
+def test_weights_that_no_loss_shows_are_looked_at(tmp_path: Path) -> None:
+    """They break after they were measured."""
+
+    class Breaking(PretrainTrainer):
+        def save_model(self, *arguments: Any, **named: Any) -> None:
+            if not named.get("_internal_call"):
+                self.model.model.norm.weight.data[0] = torch.inf
+            super().save_model(*arguments, **named)
+
+    with pytest.raises(
+        DivergedError, match=r"model\.norm\.weight holds values that are not finite"
+    ):
+        run_pretrain(plan(tmp_path), trainer_class=Breaking)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_that_a_callback_stops_says_what_it_read(tmp_path: Path) -> None:

@@ -9,13 +9,16 @@ Source: arXiv 2404.08634, Algorithm 1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from transformers import PrinterCallback, Trainer
 
 from bequest.checkpoints.lineage import command_line
+from bequest.errors import InputError
 from bequest.results import Section, write_results
+from bequest.training.divergence import DivergedError
 from bequest.training.held_out_losses import (
     FILE_NAME,
     HeldOutLosses,
@@ -26,7 +29,7 @@ from bequest.training.held_out_losses import (
 from bequest.training.inheritune_baselines import baseline_stages
 from bequest.training.inheritune_plan import InheritunePlan
 from bequest.training.inheritune_results import Baseline, Round, inheritune_sections
-from bequest.training.inheritune_stage import train_stage
+from bequest.training.inheritune_stage import Stage, Trained, train_stage
 from bequest.training.inheritune_stop import paired_gap
 from bequest.training.pretrain import quiet_library
 from bequest.training.pretrain_trainer import whole_evaluation
@@ -69,6 +72,7 @@ def run_inheritune(
     Raises:
         InputError: the data or the reference is at fault.
         StorageError: the disk is full or failed, or another process runs in out.
+        DivergedError: a round or a baseline ended with weights or a loss that are not finite.
     """
     config = plan.config
     with open_run(config.folder, plan.record, goes_on=plan.goes_on):
@@ -150,6 +154,11 @@ def _reference_losses(plan: InheritunePlan) -> HeldOutLosses:
         # A line for each entry of the log would stand before what is printed.
         trainer.remove_callback(PrinterCallback)
         trainer.evaluate()
+    if not math.isfinite(meter.measured[-1].loss):
+        raise InputError(
+            f"reference {plan.config.reference} has a held-out loss of {meter.measured[-1].loss}; "
+            "name a model that computes, or train in another precision"
+        )
     folder.mkdir(exist_ok=True)
     save_losses(folder, {_REFERENCE: meter.measured[-1]})
     return meter.measured[-1]
@@ -157,7 +166,7 @@ def _reference_losses(plan: InheritunePlan) -> HeldOutLosses:
 
 def _round(plan: InheritunePlan, number: int, reference: HeldOutLosses, progress: bool) -> Round:
     stage = plan.round_stage(number)
-    done = train_stage(plan.config, stage, plan.settings(stage), progress=progress)
+    done = _trained(plan, f"round {number + 1}", stage, progress)
     return Round(
         depth=stage.depth,
         folder=stage.model,
@@ -167,13 +176,22 @@ def _round(plan: InheritunePlan, number: int, reference: HeldOutLosses, progress
     )
 
 
+def _trained(plan: InheritunePlan, name: str, stage: Stage, progress: bool) -> Trained:
+    """Train a stage, or the rest of it; of one that diverged, say which it was."""
+    try:
+        return train_stage(plan.config, stage, plan.settings(stage), progress=progress)
+    except DivergedError as error:
+        said = str(error).replace("training.", "pretrain.training.")
+        raise DivergedError(f"{name}, {stage.depth} blocks: {said}") from error
+
+
 def _baseline(
     plan: InheritunePlan, name: str, student: Round, reference: HeldOutLosses, progress: bool
 ) -> Baseline:
     """Train a rival of a round's student, in all its stages, and pair it with both models."""
     config = plan.config
     stages = baseline_stages(config, name, student.depth, plan.reference_depth)
-    done = [train_stage(config, stage, plan.settings(stage), progress=progress) for stage in stages]
+    done = [_trained(plan, name, stage, progress) for stage in stages]
     losses = done[-1].losses
     own, students = losses[plan.candidate], student.losses[plan.candidate]
     return Baseline(

@@ -25,6 +25,7 @@ from bequest.results import Section
 from bequest.training.average_recipes import TRAINED
 from bequest.training.averaging_callback import WeightAveragingCallback
 from bequest.training.distillation import trainer_of
+from bequest.training.divergence import check_losses, check_weights_of
 from bequest.training.finished_model import write_finished
 from bequest.training.held_out_losses import HeldOutLosses, HeldOutMeter
 from bequest.training.pretrain_plan import PretrainPlan, training_dtype
@@ -87,6 +88,7 @@ def run_pretrain(
     Raises:
         InputError: the data gives no block, or the tokenizer does not spell it.
         StorageError: the disk is full or failed, or another process trains in the run's folder.
+        DivergedError: training ended with weights or a loss that are not finite.
     """
     started = time.monotonic()
     arguments = plan.arguments
@@ -134,6 +136,7 @@ def run_pretrain(
         # A callback may have stopped it before.
         length = dataclasses.replace(length, steps=trainer.state.global_step)
         losses = _measure(trainer, meter, averaging)
+        check_losses(losses, plan.config.weights)
         model.config.use_cache = uses_cache
         notes = (*plan.resume.notes, speed_note)
         sections = pretrain_sections(plan, length, losses, trainer.state.log_history, throughput)
@@ -263,6 +266,7 @@ def _publish(
         with applied:
             trainer.save_model(str(folder))
         if trainer.args.process_index == 0:
+            check_weights_of(folder)
             write_finished(folder, plan, length, losses, sections)
 
 

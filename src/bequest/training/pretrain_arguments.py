@@ -37,6 +37,8 @@ _DEFAULTS: dict[str, Any] = {
     "num_train_epochs": 1,
     "logging_steps": 10,
     "logging_first_step": True,
+    # The filter would log an earlier loss where there is none any more.
+    "logging_nan_inf_filter": False,
     "eval_strategy": "steps",
     "eval_steps": 0.1,
     "save_strategy": "steps",

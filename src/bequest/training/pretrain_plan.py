@@ -35,7 +35,14 @@ from bequest.training.token_blocks import end_of_sequence, fingerprint
 from bequest.training.tokenizer_training import check_size
 from bequest.training.training_arguments import make_arguments
 
-_WITHOUT_EFFECT = ("report_to", "run_name", "logging_dir", "save_total_limit", "log_level")
+_WITHOUT_EFFECT = (
+    "report_to",
+    "run_name",
+    "logging_dir",
+    "logging_nan_inf_filter",
+    "save_total_limit",
+    "log_level",
+)
 """Settings that may change when a run is resumed: they decide no number."""
 
 
