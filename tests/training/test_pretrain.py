@@ -22,6 +22,7 @@ from transformers import (
 
 from bequest.checkpoints.lineage import read_lineage, verify_outputs
 from bequest.errors import InputError
+from bequest.training import run_length
 from bequest.training.divergence import DivergedError
 from bequest.training.held_out_losses import read_losses
 from bequest.training.pretrain import PretrainResult, run_pretrain
@@ -286,6 +287,19 @@ def test_a_run_that_a_callback_stops_says_what_it_read(tmp_path: Path) -> None:
     done = run_pretrain(plan(tmp_path), callbacks=[Stop()])
     assert (done.length.steps, done.length.tokens_trained) == (3, 3 * 2 * 16)
     assert read_lineage(done.folder)["settings"]["tokens_read"] == 3 * 2 * 16
+
+
+def test_a_tokenizer_may_need_more_text_than_the_plan_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_length, "_SAMPLED_FOR_TOKENIZER", 30)
+    made = plan(tmp_path, train_tokenizer=300)
+    assert len(AutoTokenizer.from_pretrained(run_pretrain(made).folder)) == 300
+    with pytest.raises(InputError, match=r"the text gives .* tokens at most"):
+        run_pretrain(plan(tmp_path, train_tokenizer=5000, out=str(tmp_path / "other")))
+    monkeypatch.undo()
+    with pytest.raises(InputError, match=r"the text gives .* tokens at most"):
+        plan(tmp_path, train_tokenizer=5000, out=str(tmp_path / "other"))
 
 
 def test_text_that_is_dropped_whole_is_refused(tmp_path: Path) -> None:

@@ -162,6 +162,8 @@ def estimated_length(
             documents.training_texts(),
             int(config.train_tokenizer or 0),
             max_bytes=_SAMPLED_FOR_TOKENIZER,
+            # The rest of the text may give the tokens that this part does not.
+            may_be_smaller=documents.training_bytes > _SAMPLED_FOR_TOKENIZER,
         )
     count = len(documents.training)
     rows = np.unique(np.linspace(0, count - 1, _SAMPLED_DOCUMENTS).astype(int)).tolist()
