@@ -229,13 +229,33 @@ def test_as_a_command(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "round 1: 2 blocks" in told and "gap to the reference" in told
     assert main(["inheritune", "--config", str(config), "--growth", "continue"]) == 2
     assert "growth" in capsys.readouterr().err
-    for flag in ("--json", "--quiet"):
-        words = ["--out", str(tmp_path / flag.strip("-")), flag]
-        assert main(["inheritune", "--config", str(config), *words]) == 0
-        told = capsys.readouterr()
-        results = json.loads((tmp_path / flag.strip("-") / "results.json").read_text())
-        assert (json.loads(told.out) == results) if flag == "--json" else not told.out
-        assert not told.err
+    words = ["--out", str(tmp_path / "other"), "--json"]
+    assert main(["inheritune", "--config", str(config), *words]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out) == json.loads((tmp_path / "other" / "results.json").read_text())
+    assert not told.err
+
+
+def test_checkpoints_of_finished_trainings_go(
+    given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def left(out: str) -> list[str]:
+        return sorted(path.parent.name for path in (tmp_path / out).glob("round-*/model.run"))
+
+    run_inheritune(plan(given, tmp_path / "out", max_rounds=1, keep_checkpoints=True))
+    assert left("out") == ["round-01"]
+    assert list((tmp_path / "out" / "round-01" / "model.run").glob("checkpoint-*"))
+
+    def die(*arguments: Any, **named: Any) -> None:
+        raise KeyboardInterrupt
+
+    # The flag decides no number, so it may change.
+    monkeypatch.setattr(inheritune_stage.shutil, "rmtree", die)
+    with pytest.raises(KeyboardInterrupt):
+        run_inheritune(plan(given, tmp_path / "out", max_rounds=1))
+    monkeypatch.undo()
+    again = run_inheritune(plan(given, tmp_path / "out", max_rounds=2))
+    assert left("out") == [] and len(again.rounds) == 2
 
 
 def test_a_round_that_diverged_is_named(given: Path, tmp_path: Path) -> None:
@@ -261,6 +281,7 @@ def test_the_reference_teaches_its_students(given: Path, tmp_path: Path) -> None
     """Distilled alone from the reference, whose own text it never learns from."""
     teaching = {"distillation": {"weight": 1.0}}
     changes = {"max_rounds": 1, "pretrain": teaching, "start_depth": 4, "steps_per_round": 2}
+    changes |= {"keep_checkpoints": True}
     planned = plan(given, tmp_path / "out", **changes)
     assert planned.reference.distillation.teacher == str(given / "reference")
     done = run_inheritune(planned).rounds[0]
@@ -333,6 +354,15 @@ def test_the_cost_is_told_before_the_run(given: Path, tmp_path: Path) -> None:
         assert rows[done.name]["blocks"] == done.depth
     memory = "memory of weights, gradients, optimizer (GB)"
     assert rows["round 2"][memory] == 16e-9 * rows["round 2"]["parameters"]
+    # Start and model, and two checkpoints with weights and two moments each.
+    weight = 4e-9 * rows["round 2"]["parameters"]
+    while_it_trains, leaves = "disk while it trains (GB), at most", "disk it leaves (GB)"
+    assert rows["round 2"][while_it_trains] == pytest.approx((2 + 2 * 3) * weight)
+    assert rows["round 2"][leaves] == pytest.approx(2 * weight)
+    assert rows["scratch-2x"][leaves] == pytest.approx(4e-9 * rows["scratch-2x"]["parameters"])
+    assert rows["all, at most"][leaves] == pytest.approx(sum(rows[n][leaves] for n in trainings))
+    used = sum(file.stat().st_size for file in (tmp_path / "out").rglob("*.safetensors"))
+    assert used / 1e9 == pytest.approx(rows["all, at most"][leaves], rel=0.1)
     budget = plan(given, tmp_path / "two", max_tokens=STEPS * 2 * 16, baselines=("scratch",))
     assert [row[0] for row in cost_section(budget).data["rows"]] == [
         "round 1",
