@@ -19,6 +19,7 @@ from transformers import (
     LlamaForCausalLM,
     TrainerCallback,
 )
+from transformers.integrations import is_tensorboard_available
 
 from bequest.checkpoints.lineage import read_lineage, verify_outputs
 from bequest.errors import InputError
@@ -245,6 +246,42 @@ def test_refused_before_a_file_is_made(tmp_path: Path, changes: dict[str, Any], 
     with pytest.raises(InputError, match=words):
         plan(tmp_path, **changes)
     assert [path.name for path in tmp_path.iterdir()] == ["texts.jsonl"]
+
+
+COMPILED = {"torch_compile": True, "torch_compile_backend": "aot_eager"}
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"gradient_checkpointing": True},
+        pytest.param(COMPILED, marks=pytest.mark.slow),
+        pytest.param(COMPILED | {"gradient_checkpointing": True}, marks=pytest.mark.slow),
+    ],
+)
+def test_other_ways_to_compute_give_the_same_model(how: dict[str, Any], tmp_path: Path) -> None:
+    changes = {"averages": {"ema": {"beta": 0.5}}, "block_length": 32}
+    training = {"learning_rate": 0.01, "max_steps": 2}
+    plain = run_pretrain(plan(tmp_path, **changes, training=training))
+    other = run_pretrain(
+        plan(tmp_path, **changes, out=str(tmp_path / "o"), training=training | how)
+    )
+    one, two = (load_file(done.folder / "model.safetensors") for done in (plain, other))
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=0, atol=1e-6)
+    for name, losses in plain.losses.items():
+        assert other.losses[name].loss == pytest.approx(losses.loss, abs=1e-6)
+
+
+def test_a_tracker_is_there_or_refused(tmp_path: Path) -> None:
+    training = {"report_to": "tensorboard", "max_steps": 2}
+    if is_tensorboard_available():
+        run_pretrain(plan(tmp_path, training=training))
+        assert list(tmp_path.rglob("events.out.tfevents*"))
+        return
+    with pytest.raises(InputError, match="'tensorboard', whose package is not installed"):
+        plan(tmp_path, training=training)
 
 
 DIVERGING = {"learning_rate": 1e38, "max_grad_norm": 0.0}
