@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import bequest
 from bequest.cli.main import main
 from bequest.errors import InputError
-from bequest.inheritance import diagnose_measure
+from bequest.inheritance import diagnose, diagnose_measure
 from bequest.inheritance.diagnose_plan import cut_sequences
 from evaluation.test_bits_per_byte import byte_tokenizer
 
@@ -114,6 +114,31 @@ def test_an_interrupted_run_goes_on(
     )
     # All but the seconds.
     assert one[:-1] == other[:-1]
+
+
+def test_interrupted_it_goes_on_with_the_loss_of_more_sequences(
+    model: Path, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the batches of fewer sequences gave is not taken for those of more."""
+    words = [model, "--texts", texts, *SMALL, "--quiet", "--leave-one-out"]
+    few = [*words, "--leave-one-out-sequences", 3, "--out", tmp_path / "out"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(diagnose, "write_results", interrupt)
+        assert run(*few, capsys=capsys)[0] == 130
+    more = [*words, "--leave-one-out-sequences", 5]
+    assert run(*more, "--out", tmp_path / "out", capsys=capsys)[0] == 0
+    assert run(*more, "--out", tmp_path / "whole", capsys=capsys)[0] == 0
+    one, other = (
+        json.loads((tmp_path / name / "results.json").read_text())["sections"]
+        for name in ("out", "whole")
+    )
+    lines = [section for section in one if section["type"] == "lines"]
+    assert any("loss" in section["data"]["y_label"] for section in lines)
+    assert lines == [section for section in other if section["type"] == "lines"]
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,9 @@ from bequest.cli.main import COMMANDS, main
 from bequest.training import finetune_config, inheritune_config, pretrain_config, vision_config
 from pages.blocks import ROOT, Block, Command, commands, inline_code, of_language, words_of
 
-EXAMPLES = {name: ROOT / "examples" / f"{name}.yaml" for name in ("finetune", "pretrain")}
+EXAMPLES = {
+    name: ROOT / "examples" / f"{name}.yaml" for name in ("finetune", "inheritune", "pretrain")
+}
 CHECKS = {
     "pretrain": pretrain_config.check_config,
     "inheritune": inheritune_config.check_inheritune,

@@ -12,19 +12,22 @@ from hypothesis import strategies as st
 
 from bequest.errors import InputError
 from bequest.training.documents import Documents, read_documents, shared_out
+from bequest.training.text_source import TextSource
 from training.tiny_pretraining import texts, write_texts
 
 
 def read(data: Any, **changes: Any) -> Documents:
     options: dict[str, Any] = {
-        "split": "train",
         "text_field": "text",
         "sample_by": "document",
         "held_out": None,
         "held_out_fraction": 0.3,
         "held_out_bytes": 10**9,
     }
-    return read_documents(data, **(options | changes))
+    options |= changes
+    if options["held_out"] is not None:
+        options["held_out"] = TextSource(data=options["held_out"], field="held_out")
+    return read_documents(TextSource(data=data), **options)
 
 
 def sides(found: Documents) -> tuple[set[str], set[str]]:

@@ -16,7 +16,8 @@ from transformers import LlamaForCausalLM
 from bequest.cli.main import main
 from bequest.errors import InputError
 from bequest.results import ACCOUNT
-from bequest.training import inheritune, inheritune_stage
+from bequest.training import inheritune, inheritune_stage, run_length
+from bequest.training.divergence import DivergedError
 from bequest.training.held_out_losses import HeldOutLosses
 from bequest.training.inheritune import run_inheritune
 from bequest.training.inheritune_cost import cost_section
@@ -92,6 +93,19 @@ def test_it_stops_at_the_first_round_that_matches(given: Path, tmp_path: Path) -
     budget = 2 * STEPS * 2 * 16
     result = run_inheritune(plan(given, tmp_path / "two", max_tokens=budget))
     assert len(result.rounds) == 2 and "max_tokens" in result.reason
+
+
+def test_the_budget_counts_tokens_that_are_read(
+    given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan that estimates too much lets no round go that the budget has room for."""
+    training = {"per_device_train_batch_size": 2, "num_train_epochs": 1, "learning_rate": 0.01}
+    changes = {"steps_per_round": None, "pretrain": {"training": training}}
+    (done,) = run_inheritune(plan(given, tmp_path / "one", max_rounds=1, **changes)).rounds
+    monkeypatch.setattr(run_length, "_SAMPLED_CHARACTERS", 1)
+    planned = plan(given, tmp_path / "out", max_tokens=2 * done.tokens, **changes)
+    assert planned.reference.length.tokens_trained > done.tokens
+    assert [one.depth for one in run_inheritune(planned).rounds] == [2, 3]
 
 
 def test_continue_keeps_what_was_trained_and_lawa_may_be_the_candidate(
@@ -211,12 +225,59 @@ def test_as_a_command(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "round 1: 2 blocks" in told and "gap to the reference" in told
     assert main(["inheritune", "--config", str(config), "--growth", "continue"]) == 2
     assert "growth" in capsys.readouterr().err
+    words = ["--out", str(tmp_path / "other"), "--json"]
+    assert main(["inheritune", "--config", str(config), *words]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out) == json.loads((tmp_path / "other" / "results.json").read_text())
+    assert not told.err
+
+
+def test_checkpoints_of_finished_trainings_go(
+    given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def left(out: str) -> list[str]:
+        return sorted(path.parent.name for path in (tmp_path / out).glob("round-*/model.run"))
+
+    run_inheritune(plan(given, tmp_path / "out", max_rounds=1, keep_checkpoints=True))
+    assert left("out") == ["round-01"]
+    assert list((tmp_path / "out" / "round-01" / "model.run").glob("checkpoint-*"))
+
+    def die(*arguments: Any, **named: Any) -> None:
+        raise KeyboardInterrupt
+
+    # The flag decides no number, so it may change.
+    monkeypatch.setattr(inheritune_stage.shutil, "rmtree", die)
+    with pytest.raises(KeyboardInterrupt):
+        run_inheritune(plan(given, tmp_path / "out", max_rounds=1))
+    monkeypatch.undo()
+    again = run_inheritune(plan(given, tmp_path / "out", max_rounds=2))
+    assert left("out") == [] and len(again.rounds) == 2
+
+
+def test_a_round_that_diverged_is_named(given: Path, tmp_path: Path) -> None:
+    training = {"per_device_train_batch_size": 2, "learning_rate": 1e38, "max_grad_norm": 0.0}
+    for _ in range(2):
+        planned = plan(given, tmp_path / "out", pretrain={"training": training})
+        with pytest.raises(DivergedError, match="round 1, 2 blocks: the run diverged") as raised:
+            run_inheritune(planned)
+        assert "lower pretrain.training.learning_rate" in str(raised.value)
+    assert not (tmp_path / "out" / "round-01" / "model").exists()
+
+
+def test_a_reference_without_a_loss_is_refused(tmp_path: Path) -> None:
+    broken = write_reference(tmp_path)
+    model = LlamaForCausalLM.from_pretrained(broken / "reference")
+    torch.nn.init.constant_(model.model.norm.weight, torch.nan)
+    model.save_pretrained(broken / "reference")
+    with pytest.raises(InputError, match="has a held-out loss of nan"):
+        run_inheritune(plan(broken, tmp_path / "out"))
 
 
 def test_the_reference_teaches_its_students(given: Path, tmp_path: Path) -> None:
     """Distilled alone from the reference, whose own text it never learns from."""
     teaching = {"distillation": {"weight": 1.0}}
     changes = {"max_rounds": 1, "pretrain": teaching, "start_depth": 4, "steps_per_round": 2}
+    changes |= {"keep_checkpoints": True}
     planned = plan(given, tmp_path / "out", **changes)
     assert planned.reference.distillation.teacher == str(given / "reference")
     done = run_inheritune(planned).rounds[0]
@@ -257,7 +318,8 @@ def test_few_data_several_epochs(given: Path, tmp_path: Path) -> None:
     tokenizer = planned.reference.tokenizer
     stream = sum(1 + len(tokenizer.encode(text, add_special_tokens=False)) for text in small)
     per_epoch = -(-(stream // 16) // 2)
-    assert done.tokens == 8 * per_epoch * 2 * 16
+    assert done.tokens == 8 * (stream // 16) * 16
+    assert stream // 16 % 2 == 1, "or the last step of an epoch would be like the others"
     log = json.loads((done.folder / "results.json").read_text())["sections"]
     (curve,) = [one for one in log if one["title"] == "Training loss"]
     values = curve["data"]["series"][0]["y"]
@@ -288,6 +350,15 @@ def test_the_cost_is_told_before_the_run(given: Path, tmp_path: Path) -> None:
         assert rows[done.name]["blocks"] == done.depth
     memory = "memory of weights, gradients, optimizer (GB)"
     assert rows["round 2"][memory] == 16e-9 * rows["round 2"]["parameters"]
+    # Start and model, and two checkpoints with weights and two moments each.
+    weight = 4e-9 * rows["round 2"]["parameters"]
+    while_it_trains, leaves = "disk while it trains (GB), at most", "disk it leaves (GB)"
+    assert rows["round 2"][while_it_trains] == pytest.approx((2 + 2 * 3) * weight)
+    assert rows["round 2"][leaves] == pytest.approx(2 * weight)
+    assert rows["scratch-2x"][leaves] == pytest.approx(4e-9 * rows["scratch-2x"]["parameters"])
+    assert rows["all, at most"][leaves] == pytest.approx(sum(rows[n][leaves] for n in trainings))
+    used = sum(file.stat().st_size for file in (tmp_path / "out").rglob("*.safetensors"))
+    assert used / 1e9 == pytest.approx(rows["all, at most"][leaves], rel=0.1)
     budget = plan(given, tmp_path / "two", max_tokens=STEPS * 2 * 16, baselines=("scratch",))
     assert [row[0] for row in cost_section(budget).data["rows"]] == [
         "round 1",

@@ -40,7 +40,8 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def result(given: Path, out: Path) -> InherituneResult:
-    return run_inheritune(plan(given, out, max_rounds=1, baselines=BASELINES))
+    kept = {"keep_checkpoints": True}
+    return run_inheritune(plan(given, out, max_rounds=1, baselines=BASELINES, **kept))
 
 
 def place(out: Path, name: str) -> Path:

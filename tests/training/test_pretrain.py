@@ -22,14 +22,18 @@ from transformers import (
     LlamaForCausalLM,
     TrainerCallback,
 )
+from transformers.integrations import is_tensorboard_available
 
 from bequest.checkpoints import publish
 from bequest.checkpoints.lineage import read_lineage, verify_outputs
 from bequest.errors import InputError, StorageError
+from bequest.training import run_length
+from bequest.training.divergence import DivergedError
 from bequest.training.held_out_losses import read_losses
 from bequest.training.pretrain import PretrainResult, run_pretrain
 from bequest.training.pretrain_config import PretrainConfig
 from bequest.training.pretrain_plan import PretrainPlan, plan_pretrain
+from bequest.training.pretrain_trainer import PretrainTrainer
 from bequest.training.tokenizer_training import train_tokenizer
 from training.tiny_pretraining import LLAMA, settings, texts
 
@@ -169,7 +173,6 @@ def test_the_loss_is_the_plain_one(tmp_path: Path) -> None:
     }  # fmt: skip
     made = plan(tmp_path, schedule="constant", warmup=0, training=training)
     seen: list[torch.Tensor] = []
-    from bequest.training.pretrain_trainer import PretrainTrainer
 
     class Watched(PretrainTrainer):
         def compute_loss(self, model: Any, inputs: Any, *rest: Any, **named: Any) -> Any:
@@ -226,11 +229,31 @@ def test_a_length_from_epochs(tmp_path: Path) -> None:
     training = {"max_steps": -1, "num_train_epochs": 2.5, "gradient_accumulation_steps": 3}
     data = Dataset.from_dict({"text": texts(20)})
     made = plan_pretrain(PretrainConfig(**settings(tmp_path, training=training)), data=data)
-    done = run_pretrain(made)
+    read = []
+
+    class Counting(PretrainTrainer):
+        def training_step(self, model: Any, inputs: Any, *rest: Any) -> Any:
+            read.append(inputs["input_ids"].numel())
+            return super().training_step(model, inputs, *rest)
+
+    done = run_pretrain(made, trainer_class=Counting)
+    assert done.length.tokens_trained == sum(read)
+    assert read_lineage(done.folder)["settings"]["tokens_read"] == sum(read)
+    assert f"{sum(read):,} in all" in (done.folder / "README.md").read_text()
     blocks = done.length.training_tokens // 16
     assert done.length.steps == math.ceil(2.5 * math.ceil(math.ceil(blocks / 2) / 3))
     assert [entry["step"] for entry in done.log if "loss" in entry][-1] == done.length.steps
     assert made.length.steps == pytest.approx(done.length.steps, rel=0.3)
+
+
+def test_dropped_batches_are_never_held_out_ones(tmp_path: Path) -> None:
+    """Of 4 steps no batch is incomplete, so training is the same; evaluations are, too."""
+    losses = []
+    for drop in (False, True):
+        training = {"dataloader_drop_last": drop, "per_device_eval_batch_size": 7}
+        made = plan(tmp_path, out=str(tmp_path / f"out-{drop}"), training=training)
+        losses.append(run_pretrain(made).losses["trained"].token_losses)
+    np.testing.assert_array_equal(*losses)
 
 
 @pytest.mark.parametrize(
@@ -261,6 +284,10 @@ def test_a_length_from_epochs(tmp_path: Path) -> None:
             {"training": {"resume_from_checkpoint": "x"}},
             "is not yours to set: run the same command",
         ),
+        (
+            {"training": {"train_sampling_strategy": "group_by_length"}},
+            "all blocks are of one length",
+        ),
         ({"training": {"max_steps": 0, "num_train_epochs": 0}}, "asks for no step"),
         ({"weights": "lawa"}, "those of this run are trained"),
         (
@@ -276,6 +303,103 @@ def test_refused_before_a_file_is_made(tmp_path: Path, changes: dict[str, Any], 
     with pytest.raises(InputError, match=words):
         plan(tmp_path, **changes)
     assert [path.name for path in tmp_path.iterdir()] == ["texts.jsonl"]
+
+
+COMPILED = {"torch_compile": True, "torch_compile_backend": "aot_eager"}
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"gradient_checkpointing": True},
+        pytest.param(COMPILED, marks=pytest.mark.slow),
+        pytest.param(COMPILED | {"gradient_checkpointing": True}, marks=pytest.mark.slow),
+    ],
+)
+def test_other_ways_to_compute_give_the_same_model(how: dict[str, Any], tmp_path: Path) -> None:
+    changes = {"averages": {"ema": {"beta": 0.5}}, "block_length": 32}
+    training = {"learning_rate": 0.01, "max_steps": 2}
+    plain = run_pretrain(plan(tmp_path, **changes, training=training))
+    other = run_pretrain(
+        plan(tmp_path, **changes, out=str(tmp_path / "o"), training=training | how)
+    )
+    one, two = (load_file(done.folder / "model.safetensors") for done in (plain, other))
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=0, atol=1e-6)
+    for name, losses in plain.losses.items():
+        assert other.losses[name].loss == pytest.approx(losses.loss, abs=1e-6)
+
+
+def test_a_tracker_is_there_or_refused(tmp_path: Path) -> None:
+    training = {"report_to": "tensorboard", "max_steps": 2}
+    if is_tensorboard_available():
+        run_pretrain(plan(tmp_path, training=training))
+        assert list(tmp_path.rglob("events.out.tfevents*"))
+        return
+    with pytest.raises(InputError, match="'tensorboard', whose package is not installed"):
+        plan(tmp_path, training=training)
+
+
+DIVERGING = {"learning_rate": 1e38, "max_grad_norm": 0.0}
+
+
+@pytest.mark.parametrize("weights", ["trained", "ema"])
+def test_a_run_that_diverged_publishes_nothing(weights: str, tmp_path: Path) -> None:
+    changes = {"averages": {"ema": {"beta": 0.5}}, "weights": weights, "training": DIVERGING}
+    for _ in range(2):  # Also when it is gone on with.
+        with pytest.raises(DivergedError, match=f"loss of its {weights} weights is nan") as raised:
+            run_pretrain(plan(tmp_path, **changes))
+        assert raised.value.exit_code == 1 and "lower training.learning_rate" in str(raised.value)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["out.run", "texts.jsonl"]
+    state = json.loads((tmp_path / "out.run" / "checkpoint-4" / "trainer_state.json").read_text())
+    losses = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+    assert math.isnan(losses[-1]), "the log says so, too"
+
+
+def test_weights_that_no_loss_shows_are_looked_at(tmp_path: Path) -> None:
+    """They break after they were measured."""
+
+    class Breaking(PretrainTrainer):
+        def save_model(self, *arguments: Any, **named: Any) -> None:
+            if not named.get("_internal_call"):
+                self.model.model.norm.weight.data[0] = torch.inf
+            super().save_model(*arguments, **named)
+
+    with pytest.raises(
+        DivergedError, match=r"model\.norm\.weight holds values that are not finite"
+    ):
+        run_pretrain(plan(tmp_path), trainer_class=Breaking)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_a_callback_stops_says_what_it_read(tmp_path: Path) -> None:
+    class Stop(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            control.should_training_stop = state.global_step == 3
+
+    done = run_pretrain(plan(tmp_path), callbacks=[Stop()])
+    assert (done.length.steps, done.length.tokens_trained) == (3, 3 * 2 * 16)
+    assert read_lineage(done.folder)["settings"]["tokens_read"] == 3 * 2 * 16
+
+
+def test_a_tokenizer_may_need_more_text_than_the_plan_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_length, "_SAMPLED_FOR_TOKENIZER", 30)
+    made = plan(tmp_path, train_tokenizer=300)
+    assert len(AutoTokenizer.from_pretrained(run_pretrain(made).folder)) == 300
+    with pytest.raises(InputError, match=r"the text gives .* tokens at most"):
+        run_pretrain(plan(tmp_path, train_tokenizer=5000, out=str(tmp_path / "other")))
+    monkeypatch.undo()
+    with pytest.raises(InputError, match=r"the text gives .* tokens at most"):
+        plan(tmp_path, train_tokenizer=5000, out=str(tmp_path / "other"))
+
+
+def test_text_that_is_dropped_whole_is_refused(tmp_path: Path) -> None:
+    training = {"dataloader_drop_last": True, "per_device_train_batch_size": 900}
+    with pytest.raises(InputError, match="dataloader_drop_last drops all of the text"):
+        run_pretrain(plan(tmp_path, training=training))
 
 
 def test_streamed_data_is_refused(tmp_path: Path) -> None:

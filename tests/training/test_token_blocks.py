@@ -16,6 +16,7 @@ from bequest.training.held_out_losses import (
     read_losses,
     save_losses,
 )
+from bequest.training.text_source import TextSource
 from bequest.training.token_blocks import TokenBlocks, cached, open_blocks, write_streams
 from bequest.training.tokenizer_training import END_OF_TEXT, train_tokenizer
 from training.tiny_pretraining import texts
@@ -23,8 +24,7 @@ from training.tiny_pretraining import texts
 
 def documents(lines: list[str]) -> Documents:
     return read_documents(
-        Dataset.from_dict({"text": lines}),
-        split="train",
+        TextSource(data=Dataset.from_dict({"text": lines})),
         text_field="text",
         sample_by="document",
         held_out=None,

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import TrainingArguments
+from transformers import TrainingArguments, integrations
 
 from bequest.averaging.recipes import ExponentialMovingAverage, LatestWeightAverage
 from bequest.errors import InputError
@@ -58,6 +58,66 @@ def test_names_and_kinds(training: dict[str, Any], words: str) -> None:
 def test_values_are_judged_by_the_class(training: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="training is not what TrainingArguments takes: "):
         make_arguments(TrainingArguments, read(**training), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        ({"push_to_hub": True}, "push_to_hub is True: .* upload out when it is finished"),
+        ({"hub_token": "secret"}, "hub_token is set: it would stand in the lineage"),
+        ({"bf16_full_eval": "true"}, "bf16_full_eval is True: .* cast the weights for good"),
+        ({"fp16_full_eval": True}, "fp16_full_eval is True"),
+    ],
+)
+def test_what_would_spoil_a_run_is_refused(training: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words) as raised:
+        read(**training)
+    assert "secret" not in str(raised.value)
+    assert read(push_to_hub=False, bf16_full_eval=False)["push_to_hub"] is False
+
+
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        ({"accelerator_config": {"split_batches": True}}, "split_batches is True: batches would"),
+        ({"accelerator_config": {"dispatch_batches": True}}, "would read other batches"),
+        ({"accelerator_config": {"use_seedable_sampler": False}}, "use_seedable_sampler is False"),
+        ({"report_to": "clipboard"}, "report_to is clipboard: clipboard is not supported"),
+        ({"report_to": ["codecarbon"]}, "'codecarbon', whose package is not installed"),
+    ],
+)
+def test_what_would_be_noticed_late_is_refused_at_once(
+    training: dict[str, Any], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(integrations, "get_available_reporting_integrations", lambda: [])
+    with pytest.raises(InputError, match=words):
+        make_arguments(TrainingArguments, read(**training), tmp_path)
+    harmless = {"split_batches": False, "dispatch_batches": False, "use_seedable_sampler": True}
+    assert make_arguments(TrainingArguments, read(accelerator_config=harmless), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("metric", "greater"),
+    [
+        ("bits_per_byte", False),
+        ("eval_retention_bits_per_byte", False),
+        ("eval_lawa_loss", False),
+        ("accuracy", True),
+    ],
+)
+def test_the_lowest_bits_per_byte_are_best(metric: str, greater: bool, tmp_path: Path) -> None:
+    def made(**training: Any) -> TrainingArguments:
+        settings = read(metric_for_best_model=metric, **training)
+        return make_arguments(TrainingArguments, settings, tmp_path)
+
+    assert made().greater_is_better is greater
+    assert made(greater_is_better=True).greater_is_better is True
+
+
+def test_a_bare_no_of_yaml_is_a_strategy(tmp_path: Path) -> None:
+    settings = read(eval_strategy=False, save_strategy=False)
+    made = make_arguments(TrainingArguments, settings, tmp_path)
+    assert (made.eval_strategy, made.save_strategy) == ("no", "no")
 
 
 def test_averages_by_a_line_each() -> None:

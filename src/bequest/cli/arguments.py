@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from types import NoneType, UnionType
 from typing import Any, TypeVar
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter, Namespace
 
+from bequest.cli.mapping_flags import MappingParser, mapping_fields
 from bequest.errors import InputError
 
 Config = TypeVar("Config")
@@ -39,7 +40,7 @@ def build_parser(
         flags: a field's flag where it is not its name, such as {"from_block": "--from"}.
         writes: whether the command writes files and so takes --dry-run.
     """
-    parser = ArgumentParser(
+    parser = MappingParser(
         prog=prog, description=description, default_env=False, formatter_class=_HelpFormatter
     )
     parser.add_argument("--config", action="config", help="YAML file with values for these options")
@@ -56,6 +57,7 @@ def build_parser(
             continue
         flag = (flags or {}).get(field.name, "--" + field.name.replace("_", "-"))
         parser.add_argument(flag, dest=field.name, help=text, **_argument(types[field.name], field))
+    parser.mappings = {"--" + name.replace("_", "-"): name for name in mapping_fields(config_class)}
     if writes:
         parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     parser.add_argument("--quiet", action="store_true", help="print errors only")
@@ -95,7 +97,7 @@ class _HelpFormatter(DefaultHelpFormatter):
 def _argument(annotation: Any, field: dataclasses.Field[Any]) -> dict[str, Any]:
     default = None if field.default is dataclasses.MISSING else field.default
     if annotation is bool:
-        return {"action": "store_true"}
+        return switch(field)
     if typing.get_origin(annotation) is tuple:
         element = typing.get_args(annotation)[0]
         return {
@@ -112,6 +114,13 @@ def _argument(annotation: Any, field: dataclasses.Field[Any]) -> dict[str, Any]:
         # YAML reads `layers: 15` as a number; the field is text all the same.
         return {"type": _text, "default": default, "metavar": field.name.upper()}
     return {"type": annotation, "default": default, "metavar": field.name.upper()}
+
+
+def switch(field: dataclasses.Field[Any]) -> dict[str, Any]:
+    """Return the argument of a truth value: a flag, and where it is true anyhow, its opposite."""
+    if field.default is True:
+        return {"action": ActionYesNo(no_prefix="no-"), "default": True}
+    return {"action": "store_true"}
 
 
 def _text(value: object) -> str:

@@ -11,6 +11,8 @@ from typing import Any, Generic, TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
+from bequest.cli.arguments import switch
+from bequest.cli.mapping_flags import MappingParser, mapping_fields
 from bequest.errors import InputError
 
 Config = TypeVar("Config")
@@ -62,20 +64,20 @@ def parse_run(
 
 def _parser(config_class: type[Any], prog: str, description: str) -> ArgumentParser:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(
+    parser = MappingParser(
         prog=prog, description=description, default_env=False, exit_on_error=False
     )
     parser.add_argument("--config", action="config", help="YAML file with values for these options")
     # A bare --overwrite reads better than --overwrite true.
     types = typing.get_type_hints(config_class)
-    switches = {
-        field.name for field in dataclasses.fields(config_class) if types[field.name] is bool
-    }
+    fields = {field.name: field for field in dataclasses.fields(config_class)}
+    switches = {name for name in fields if types[name] is bool}
     parser.add_class_arguments(config_class, None, skip=switches)
+    parser.mappings = {f"--{name}": name for name in mapping_fields(config_class)}
     documented = _docstrings(config_class)
     for name in sorted(switches):
         flag = "--" + name.replace("_", "-")
-        parser.add_argument(flag, dest=name, action="store_true", help=documented[name])
+        parser.add_argument(flag, dest=name, help=documented[name], **switch(fields[name]))
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     parser.add_argument("--quiet", action="store_true", help="print errors only")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")

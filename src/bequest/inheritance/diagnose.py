@@ -185,7 +185,7 @@ class _Pass:
 
         heads = [0 if found is None else found.num_heads for found in self.anatomy.attention]
         parts = []
-        for batch in self._batches(len(input_ids), 0, "attention"):
+        for batch in self._batches(len(input_ids), "attention"):
             if batch.number not in self.found:
                 made = measure(
                     self.model,
@@ -209,8 +209,10 @@ class _Pass:
             head = find_head(self.model, input_ids[:1])
         check_leave_one_out(self.model, self.anatomy, head, input_ids[:1])
         parts = []
-        first = 1 << 32  # Behind the numbers of any batch of the first pass.
-        for batch in self._batches(len(input_ids), first, "leave one out"):
+        for batch in self._batches(len(input_ids), "leave one out"):
+            # Behind the numbers of the first pass, and another one where the last batch is longer:
+            # of how many sequences the losses are may change when the run goes on.
+            batch.number += batch.end << 32
             if batch.number not in self.found:
                 some = input_ids[batch.start : batch.end]
                 made = leave_one_out(self.model, self.anatomy, head, some)
@@ -223,12 +225,12 @@ class _Pass:
         if self.spool is not None:
             self.spool.append(number, values)
 
-    def _batches(self, count: int, first: int, what: str) -> Any:
+    def _batches(self, count: int, what: str) -> Any:
         from tqdm import tqdm
 
         size = self.plan.config.sequences_per_batch
         batches = [
-            _Batch(number=first + start, start=start, end=min(start + size, count))
+            _Batch(number=start, start=start, end=min(start + size, count))
             for start in range(0, count, size)
         ]
         return tqdm(batches, desc=what, unit="batch", disable=not self.progress)

@@ -5,18 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-import datasets
 import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
 from bequest.errors import InputError
-from bequest.training.samples import explained, progress_bars, read_samples
+from bequest.training.pretrain_config import PretrainConfig
+from bequest.training.text_source import TextSource, read_source
 
-_TEXT = (".txt", ".md")
-_TABLES = (".jsonl", ".json", ".parquet")
 _READ_AT_ONCE = 1000
 _LEAST_BYTES = 2048
 
@@ -44,13 +41,50 @@ class Documents:
             yield from batch[self.text_field]
 
 
+def asked_documents(
+    config: PretrainConfig, *, data: Dataset | None = None, held_out: Dataset | None = None
+) -> Documents:
+    """Read the documents that a configuration names.
+
+    Args:
+        config: what is asked.
+        data: a data set in memory, instead of `config.data`.
+        held_out: likewise, instead of `config.held_out`.
+
+    Raises:
+        InputError: as `read_documents`.
+    """
+    whole: str | Dataset = config.data if data is None else data
+    source = TextSource(data=whole, name=config.data_name, split=config.split)
+    measured: str | Dataset | None = config.held_out if held_out is None else held_out
+    name = config.held_out_name
+    own = None
+    if measured is not None or name is not None or config.held_out_split is not None:
+        same = measured is None or (isinstance(measured, str) and measured == config.data)
+        own = TextSource(
+            data=whole if measured is None else measured,
+            name=config.data_name if same and name is None else name,
+            split=config.held_out_split or "train",
+            field="data" if measured is None else "held_out",
+            name_field="held_out_name",
+            split_field="held_out_split",
+        )
+    return read_documents(
+        source,
+        text_field=config.text_field,
+        sample_by=config.sample_by,
+        held_out=own,
+        held_out_fraction=config.held_out_fraction,
+        held_out_bytes=config.held_out_bytes,
+    )
+
+
 def read_documents(
-    data: str | Path | Dataset,
+    data: TextSource,
     *,
-    split: str,
     text_field: str,
     sample_by: str,
-    held_out: str | Path | Dataset | None,
+    held_out: TextSource | None,
     held_out_fraction: float,
     held_out_bytes: int,
 ) -> Documents:
@@ -61,13 +95,11 @@ def read_documents(
     one side.
 
     Args:
-        data: a `.txt`, `.md`, `.json`, `.jsonl` or `.parquet` file, a folder of such files or one
-            that `save_to_disk` wrote, a hub id, or a data set.
-        split: which part of `data`, as `datasets` names it.
+        data: what is trained on.
         text_field: the column with the text.
         sample_by: what of a text file is one document, `document`, `paragraph` or `line`.
-        held_out: a source of documents to hold out, like `data`; those of them that `data` has too
-            are not trained on. None holds out some of `data`.
+        held_out: documents to hold out; those of them that `data` has too are not trained on. None
+            holds out some of `data`.
         held_out_fraction: about which share of the documents of `data` is held out.
         held_out_bytes: how much held-out text is measured at most, in bytes: of long documents the
             beginnings, because many documents tell more than much of a few. Of documents beyond
@@ -76,15 +108,15 @@ def read_documents(
     Raises:
         InputError: a source cannot be read, has no such column, or leaves one side empty.
     """
-    whole = _read("data", data, split, text_field, sample_by)
-    hashes, sizes = _hashes_and_sizes(whole, text_field, "data")
+    whole = read_source(data, text_field=text_field, sample_by=sample_by)
+    hashes, sizes = _hashes_and_sizes(whole, text_field)
     if held_out is None:
         chosen = hashes < np.uint64(min(held_out_fraction * 2.0**64, 2.0**64 - 2**11))
         measured, measured_hashes, measured_sizes = whole, hashes, sizes
         candidates = np.flatnonzero(chosen & (sizes > 0))
     else:
-        measured = _read("held_out", held_out, "train", text_field, sample_by)
-        measured_hashes, measured_sizes = _hashes_and_sizes(measured, text_field, "held_out")
+        measured = read_source(held_out, text_field=text_field, sample_by=sample_by)
+        measured_hashes, measured_sizes = _hashes_and_sizes(measured, text_field)
         chosen = np.isin(hashes, measured_hashes)
         candidates = np.flatnonzero(measured_sizes > 0)
     training = np.flatnonzero(~chosen & (sizes > 0))
@@ -140,67 +172,8 @@ def _beginning(text: str, size: int) -> str:
     return text.encode()[:size].decode(errors="ignore")
 
 
-def _read(
-    field: str, source: str | Path | Dataset, split: str, text_field: str, sample_by: str
-) -> Dataset:
-    if not isinstance(source, str | Path):
-        read = read_samples(source, split=split)
-    else:
-        path = Path(source).expanduser()
-        saved = (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
-        if path.is_file() and path.suffix in _TEXT:
-            read = _read_files(field, [path], sample_by, text_field)
-        elif path.is_dir() and not saved:
-            files = sorted(p for p in path.rglob("*") if p.suffix in (*_TEXT, *_TABLES))
-            files = [file for file in files if file.is_file() and not _is_hidden(file, path)]
-            if not files:
-                raise InputError(
-                    f"{field} {source} holds no {', '.join((*_TEXT, *_TABLES))} file; name another"
-                )
-            read = _read_files(field, files, sample_by, text_field)
-        elif path.suffix in (*_TEXT, *_TABLES) and not path.exists():
-            raise InputError(f"{field} {source} does not exist; name a file, a folder or a hub id")
-        else:
-            read = read_samples(source, split=split)
-    if text_field not in read.column_names:
-        raise InputError(
-            f"{field} has no column {text_field!r}, but {', '.join(read.column_names)}; set "
-            "text_field"
-        )
-    read = read.select_columns(text_field)
-    kind = read.features[text_field]
-    if getattr(kind, "dtype", None) not in ("string", "large_string"):
-        raise InputError(f"{field} has a column {text_field!r} of {kind}, not of text")
-    return read
-
-
-def _read_files(field: str, files: list[Path], sample_by: str, text_field: str) -> Dataset:
-    parts = []
-    with progress_bars(False), explained(f"{field} cannot be read"):
-        for builder, endings in (
-            ("text", _TEXT),
-            ("json", (".json", ".jsonl")),
-            ("parquet", (".parquet",)),
-        ):
-            chosen = [str(file) for file in files if file.suffix in endings]
-            if not chosen:
-                continue
-            options = {"sample_by": sample_by} if builder == "text" else {}
-            part = datasets.load_dataset(builder, data_files=chosen, split="train", **options)
-            if builder == "text" and text_field != "text":
-                part = part.rename_column("text", text_field)
-            if text_field in part.column_names:
-                part = part.select_columns(text_field)
-            parts.append(part)
-        return datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
-
-
-def _is_hidden(file: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in file.relative_to(folder).parts)
-
-
 def _hashes_and_sizes(
-    read: Dataset, text_field: str, field: str
+    read: Dataset, text_field: str
 ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     hashes = np.empty(len(read), np.uint64)
     sizes = np.empty(len(read), np.int64)

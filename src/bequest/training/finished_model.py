@@ -96,8 +96,9 @@ def _card(plan: PretrainPlan, length: RunLength, losses: Mapping[str, HeldOutLos
             f" Distilled from `{Path(plan.distillation.teacher).name}` ({share} "
             f"{plan.distillation.temperature:g})."
         )
+    at_most = "" if length.tokens_trained == length.steps * length.tokens_per_step else "at most "
     made = (
-        f"Pre-trained {begun} with `bequest pretrain`: {length.steps:,} steps of "
+        f"Pre-trained {begun} with `bequest pretrain`: {length.steps:,} steps of {at_most}"
         f"{length.tokens_per_step:,} tokens, {length.tokens_trained:,} in all.{which}"
     )
     rows = [

@@ -9,16 +9,18 @@ Source: arXiv 2404.08634, Algorithm 1.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from transformers import Trainer
-from transformers.utils import logging
+from transformers import PrinterCallback, Trainer
 
 from bequest.checkpoints.account import account
 from bequest.checkpoints.lineage import command_line
+from bequest.errors import InputError
 from bequest.results import Section, write_results
+from bequest.training.divergence import DivergedError
 from bequest.training.held_out_losses import (
     FILE_NAME,
     HeldOutLosses,
@@ -29,10 +31,12 @@ from bequest.training.held_out_losses import (
 from bequest.training.inheritune_baselines import baseline_stages
 from bequest.training.inheritune_plan import InheritunePlan
 from bequest.training.inheritune_results import Baseline, Round, inheritune_sections
-from bequest.training.inheritune_stage import train_stage
+from bequest.training.inheritune_stage import Stage, Trained, train_stage
 from bequest.training.inheritune_stop import paired_gap
-from bequest.training.pretrain import EXACTNESS
+from bequest.training.pretrain import EXACTNESS, quiet_library
+from bequest.training.pretrain_trainer import whole_evaluation
 from bequest.training.run_folder import opened
+from bequest.training.run_length import RunLength, estimated_length
 from bequest.training.token_blocks import as_batch, open_blocks, write_streams
 
 _REFERENCE = "reference"
@@ -72,6 +76,7 @@ def run_inheritune(
     Raises:
         InputError: the data or the reference is at fault, or another process runs in out.
         StorageError: the disk is full or failed.
+        DivergedError: a round or a baseline ended with weights or a loss that are not finite.
     """
     started = time.monotonic()
     config = plan.config
@@ -85,13 +90,14 @@ def run_inheritune(
     ) as start:
         for note in start.notes:
             report(note)
+        length = _exact_length(plan)
         reference = _reference_losses(plan)
         report(f"reference: {plan.reference_depth} blocks, loss {reference.loss:.4f}")
         rounds: list[Round] = []
         reason = "The budget of rounds ended, or the reference has no more blocks."
         for number in range(len(plan.depths)):
             spent = sum(done.tokens for done in rounds)
-            coming = plan.reference.length.tokens_trained
+            coming = length.tokens_trained
             if config.max_tokens is not None and spent + coming > config.max_tokens:
                 reason = f"Another round would read more than max_tokens = {config.max_tokens:,}."
                 break
@@ -130,6 +136,16 @@ def run_inheritune(
     )
 
 
+def _exact_length(plan: InheritunePlan) -> RunLength:
+    """Count what a round reads; the plan may only have estimated it."""
+    of = plan.reference
+    if of.length.exact or plan.config.max_tokens is None:
+        return of.length
+    assert of.tokenizer is not None
+    write_streams(of.cache, of.documents, of.tokenizer)
+    return estimated_length(of.config, of.arguments, of.documents, of.tokenizer)
+
+
 def _reference_losses(plan: InheritunePlan) -> HeldOutLosses:
     """Measure the reference as the rounds are measured, once."""
     folder = plan.config.folder / _REFERENCE
@@ -142,9 +158,7 @@ def _reference_losses(plan: InheritunePlan) -> HeldOutLosses:
     meter = HeldOutMeter(blocks.held_out, keep=1)
     arguments = of.arguments
     arguments.disable_tqdm = True
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
+    with quiet_library(), whole_evaluation(arguments):
         trainer = Trainer(
             model=of.start.load(arguments.seed),
             args=arguments,
@@ -153,9 +167,14 @@ def _reference_losses(plan: InheritunePlan) -> HeldOutLosses:
             compute_metrics=meter,
             preprocess_logits_for_metrics=meter.token_losses,
         )
+        # A line for each entry of the log would stand before what is printed.
+        trainer.remove_callback(PrinterCallback)
         trainer.evaluate()
-    finally:
-        logging.set_verbosity(before)
+    if not math.isfinite(meter.measured[-1].loss):
+        raise InputError(
+            f"reference {plan.config.reference} has a held-out loss of {meter.measured[-1].loss}; "
+            "name a model that computes, or train in another precision"
+        )
     folder.mkdir(exist_ok=True)
     save_losses(folder, {_REFERENCE: meter.measured[-1]})
     return meter.measured[-1]
@@ -163,7 +182,7 @@ def _reference_losses(plan: InheritunePlan) -> HeldOutLosses:
 
 def _round(plan: InheritunePlan, number: int, reference: HeldOutLosses, progress: bool) -> Round:
     stage = plan.round_stage(number)
-    done = train_stage(plan.config, stage, plan.settings(stage), progress=progress)
+    done = _trained(plan, f"round {number + 1}", stage, progress)
     return Round(
         depth=stage.depth,
         folder=stage.model,
@@ -173,13 +192,22 @@ def _round(plan: InheritunePlan, number: int, reference: HeldOutLosses, progress
     )
 
 
+def _trained(plan: InheritunePlan, name: str, stage: Stage, progress: bool) -> Trained:
+    """Train a stage, or the rest of it; of one that diverged, say which it was."""
+    try:
+        return train_stage(plan.config, stage, plan.settings(stage), progress=progress)
+    except DivergedError as error:
+        said = str(error).replace("training.", "pretrain.training.")
+        raise DivergedError(f"{name}, {stage.depth} blocks: {said}") from error
+
+
 def _baseline(
     plan: InheritunePlan, name: str, student: Round, reference: HeldOutLosses, progress: bool
 ) -> Baseline:
     """Train a rival of a round's student, in all its stages, and pair it with both models."""
     config = plan.config
     stages = baseline_stages(config, name, student.depth, plan.reference_depth)
-    done = [train_stage(config, stage, plan.settings(stage), progress=progress) for stage in stages]
+    done = [_trained(plan, name, stage, progress) for stage in stages]
     losses = done[-1].losses
     own, students = losses[plan.candidate], student.losses[plan.candidate]
     return Baseline(

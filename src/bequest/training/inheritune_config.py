@@ -63,6 +63,8 @@ class InherituneConfig:
     reference's blocks), half-width (all blocks, the first half of heads and neurons)."""
     revision: str | None = None
     """Branch, tag or commit, if the reference is a hub id."""
+    keep_checkpoints: bool = False
+    """Keep the checkpoints of finished trainings, some times as large as their models."""
     overwrite: bool = False
     """Throw away a run of other settings that stands in out."""
     trust_remote_code: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,8 @@ _COLUMNS = [
     "tokens",
     "memory of weights, gradients, optimizer (GB)",
     "hours at the device's full arithmetic, at least",
+    "disk while it trains (GB), at most",
+    "disk it leaves (GB)",
 ]
 
 
@@ -32,19 +35,27 @@ def cost_section(plan: InheritunePlan) -> Section:
     that stops before is cheaper. A finished training is counted, too.
     """
     arguments = plan.reference.arguments
-    peak, _ = peak_flops(arguments.device, training_dtype(arguments))
+    speed, _ = peak_flops(arguments.device, training_dtype(arguments))
     rows: list[list[Any]] = []
     for name, stage in _stages(plan):
         shaped = _shaped(plan, stage)
         tokens = plan.reference.length.tokens_trained * stage.times
         flops = shaped.flops_per_token()
-        hours = None if flops is None else tokens * flops / peak / 3600
+        hours = None if flops is None else tokens * flops / speed / 3600
         memory = shaped.memory()[0] / 1e9
-        rows.append([name, stage.depth, shaped.num_parameters, tokens, memory, hours])
+        run, model = shaped.disk()
+        # It begins with a copy, too, unless its weights are drawn.
+        models = model * (1 if stage.begins == "scratch" else 2)
+        stays = run if plan.config.keep_checkpoints else 0
+        disk = [(models + run) / 1e9, (models + stays) / 1e9]
+        rows.append([name, stage.depth, shaped.num_parameters, tokens, memory, hours, *disk])
     known = [row[5] for row in rows if row[5] is not None]
     tokens, most = sum(row[3] for row in rows), max(row[4] for row in rows)
     hours = sum(known) if len(known) == len(rows) else None
-    rows.append(["all, at most", None, None, tokens, most, hours])
+    # While one trains, all before it are there.
+    left = list(itertools.accumulate((row[7] for row in rows), initial=0.0))
+    peak = max(before + row[6] for before, row in zip(left, rows, strict=False))
+    rows.append(["all, at most", None, None, tokens, most, hours, peak, left[-1]])
     return Section(title="Trainings", type="table", data={"columns": _COLUMNS, "rows": rows})
 
 

@@ -150,6 +150,7 @@ def plan_inheritune(config: InherituneConfig) -> InheritunePlan:
         "pretrain",
         "reference",
         "baselines",
+        "keep_checkpoints",
     }
     asked = {
         name: value for name, value in dataclasses.asdict(config).items() if name not in left_out

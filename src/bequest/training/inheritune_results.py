@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,7 @@ def _models(
     labels = [f"round {number}" for number in range(1, len(rounds) + 1)]
     labels += [one.name for one in baselines]
     for label, done in zip(labels, [*rounds, *baselines], strict=True):
-        losses = [done.losses[name].loss for name in names]
+        losses = [_finite(done.losses[name].loss) for name in names]
         parameters = open_checkpoint(done.folder).num_parameters
         rows.append([label, done.depth, parameters, done.tokens, *losses, *_cells(done.gap)])
     if baselines:
@@ -83,6 +84,11 @@ def _models(
         rows = [row + [None] * (len(columns) - len(row)) for row in rows]
         rows[len(rounds)][-3] = 0.0
     return Section(title="Rounds", type="table", data={"columns": columns, "rows": rows})
+
+
+def _finite(loss: float) -> float | None:
+    """An average that is not the candidate may have diverged."""
+    return loss if math.isfinite(loss) else None
 
 
 def _cells(gap: Gap) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +68,7 @@ class Trained:
 def train_stage(
     config: InherituneConfig, stage: Stage, settings: PretrainConfig, *, progress: bool
 ) -> Trained:
-    """Train a stage, or the rest of it, or only read what it left.
+    """Train a stage, or the rest of it, or only read what it left; its checkpoints go then.
 
     Args:
         config: of the whole run.
@@ -82,6 +83,9 @@ def train_stage(
     if not (stage.model / FILE_NAME).is_file():
         write_start(config, stage)
         run_pretrain(plan_pretrain(settings), progress=progress)
+    # Of a run that was killed right after publishing, too.
+    if settings.run_folder.is_dir() and not config.keep_checkpoints:
+        shutil.rmtree(settings.run_folder)
     tokens = int(read_lineage(stage.model)["settings"]["tokens_read"])
     return Trained(stage=stage, tokens=tokens, losses=read_losses(stage.model))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -25,6 +26,7 @@ from bequest.results import Section
 from bequest.training.average_recipes import TRAINED
 from bequest.training.averaging_callback import WeightAveragingCallback
 from bequest.training.distillation import trainer_of
+from bequest.training.divergence import check_losses, check_weights_of
 from bequest.training.finished_model import write_finished
 from bequest.training.held_out_losses import HeldOutLosses, HeldOutMeter
 from bequest.training.pretrain_plan import PretrainPlan, training_dtype
@@ -91,11 +93,12 @@ def run_pretrain(
         InputError: the data gives no block, the tokenizer does not spell it, or the run's folder
             holds another run or is in use.
         StorageError: the disk is full or failed.
+        DivergedError: training ended with weights or a loss that are not finite.
     """
     started = time.monotonic()
     arguments = plan.arguments
     first = arguments.process_index == 0
-    with ExitStack() as stack, _quiet_library():
+    with ExitStack() as stack, quiet_library():
         start = stack.enter_context(
             opened(
                 plan.run,
@@ -142,7 +145,10 @@ def run_pretrain(
         if first:
             _check_space(plan, model, done=start.step >= length.steps)
         _train(trainer, start)
+        # A callback may have stopped it before.
+        length = dataclasses.replace(length, steps=trainer.state.global_step)
         losses = _measure(trainer, meter, averaging)
+        check_losses(losses, plan.config.weights)
         model.config.use_cache = uses_cache
         notes = (*start.notes, speed_note)
         sections = pretrain_sections(plan, length, losses, trainer.state.log_history, throughput)
@@ -192,12 +198,12 @@ def _throughput(
     arguments = plan.arguments
     flops = flops_per_token(model, plan.config.block_length)
     if flops is None:
-        return Throughput(length.tokens_per_step, None, 1.0), (
+        return Throughput(length.tokens_after, None, 1.0), (
             "Model FLOP utilisation is left out: this model is a mixture of experts."
         )
     peak, how = peak_flops(arguments.device, training_dtype(arguments))
     note = f"Utilisation (mfu) is against {peak / 1e12:.3g} TFLOP/s a process ({how})."
-    return Throughput(length.tokens_per_step, flops, peak * arguments.world_size), note
+    return Throughput(length.tokens_after, flops, peak * arguments.world_size), note
 
 
 def _add_averages(trainer: PretrainTrainer, plan: PretrainPlan) -> WeightAveragingCallback | None:
@@ -280,11 +286,12 @@ def _publish(
         with applied:
             trainer.save_model(str(folder))
         if trainer.args.process_index == 0:
+            check_weights_of(folder)
             write_finished(folder, plan, length, losses, sections)
 
 
 @contextmanager
-def _quiet_library() -> Iterator[None]:
+def quiet_library() -> Iterator[None]:
     """Keep transformers from advising on what is done on purpose here, and from bars of its own."""
     before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -22,6 +22,8 @@ class PretrainConfig:
     """Folder to write the finished model to."""
     data: str
     """Text: a .txt, .md, .json, .jsonl or .parquet file, a folder of such files, or a hub id."""
+    data_name: str | None = None
+    """Which configuration of a data set that has several, such as wikitext-2-raw-v1."""
     model: str | None = None
     """The model to begin with: a folder, or a hub id."""
     model_config: dict[str, Any] = field(default_factory=dict)
@@ -34,15 +36,19 @@ class PretrainConfig:
     train_tokenizer: int | None = None
     """Train a byte-level BPE of so many tokens on the training text instead."""
     split: str = "train"
-    """Part of a data set, such as train or train[:1000]."""
+    """Part of the data, such as train, train[:1000] or train[:10%]; of files, of their documents."""
     text_field: str = "text"
     """The column with the text."""
     sample_by: str = "document"
     """What of a .txt or .md file is one document: document (all of it), paragraph or line."""
     held_out: str | None = None
     """Text to measure on, like data; its documents are not trained on."""
+    held_out_name: str | None = None
+    """Its configuration, if it is not that of data."""
+    held_out_split: str | None = None
+    """Part of held_out to measure on, or without held_out of data, such as validation."""
     held_out_fraction: float = 0.01
-    """Without held_out: about which share of the documents is held out, chosen by a hash of each
+    """Without these: about which share of the documents is held out, chosen by a hash of each
     text, so that all runs on the same text hold out the same."""
     held_out_bytes: int = 1_000_000
     """Held-out text that is measured at most, of long documents the beginnings; more makes the
@@ -125,7 +131,8 @@ def check_config(config: PretrainConfig) -> None:
         raise InputError(f"sample_by is {config.sample_by!r}; choose one of {', '.join(SAMPLE_BY)}")
     if config.block_length < 2:
         raise InputError(f"block_length is {config.block_length}; give at least 2 tokens")
-    if config.held_out is None and not 0 < config.held_out_fraction < 1:
+    own = (config.held_out, config.held_out_name, config.held_out_split)
+    if own == (None, None, None) and not 0 < config.held_out_fraction < 1:
         raise InputError(
             f"held_out_fraction is {config.held_out_fraction}; give a share between 0 and 1, or a "
             "file for held_out"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,8 @@ from bequest.errors import InputError
 from bequest.training.average_recipes import average_recipes
 from bequest.training.distillation_config import DistillationConfig, read_distillation
 from bequest.training.distillation_teacher import distillation_record, find_teacher
-from bequest.training.documents import Documents, read_documents
+from bequest.training.documents import Documents, asked_documents
+from bequest.training.pretrain_arguments import read_settings
 from bequest.training.pretrain_config import PretrainConfig, check_config
 from bequest.training.run_folder import RunStart, check, check_place
 from bequest.training.run_length import RunLength, check_length, estimated_length
@@ -32,39 +34,16 @@ from bequest.training.starting_model import (
 from bequest.training.throughput import flops_per_token, peak_flops
 from bequest.training.token_blocks import end_of_sequence, fingerprint
 from bequest.training.tokenizer_training import check_size
-from bequest.training.training_arguments import make_arguments, read_training
+from bequest.training.training_arguments import make_arguments
 
-_RESERVED = {
-    "output_dir": "set out or run_dir",
-    "resume_from_checkpoint": "run the same command again, and it goes on by itself",
-    "save_only_model": "a run without its optimizer cannot be resumed; leave it out",
-    "ignore_data_skip": "a resumed run would read text twice; leave it out",
-    "auto_find_batch_size": "the batch decides the run's numbers; set per_device_train_batch_size",
-    "remove_unused_columns": "the blocks have what the model reads; leave it out",
-    "prediction_loss_only": "evaluations give each token's loss; leave it out",
-    "batch_eval_metrics": "evaluations give each token's loss; leave it out",
-    "eval_do_concat_batches": "evaluations give each token's loss; leave it out",
-    "include_for_metrics": "evaluations give each token's loss; leave it out",
-    "disable_tqdm": "pass --quiet",
-}
-"""Arguments of the trainer that are not the user's, and what to do instead."""
-_DEFAULTS: dict[str, Any] = {
-    "learning_rate": 6e-4,
-    "adam_beta2": 0.95,
-    "weight_decay": 0.1,
-    "max_grad_norm": 1.0,
-    "num_train_epochs": 1,
-    "logging_steps": 10,
-    "logging_first_step": True,
-    "eval_strategy": "steps",
-    "eval_steps": 0.1,
-    "save_strategy": "steps",
-    "save_steps": 0.1,
-    "save_total_limit": 2,
-    "report_to": "none",
-}
-"""As GPT-2 is trained since nanoGPT (and in the papers), where TrainingArguments differ."""
-_WITHOUT_EFFECT = ("report_to", "run_name", "logging_dir", "save_total_limit", "log_level")
+_WITHOUT_EFFECT = (
+    "report_to",
+    "run_name",
+    "logging_dir",
+    "logging_nan_inf_filter",
+    "save_total_limit",
+    "log_level",
+)
 """Settings that may change when a run is resumed: they decide no number."""
 
 
@@ -129,6 +108,25 @@ class PretrainPlan:
         kind = 2 if self.arguments.bf16 or self.arguments.fp16 else 4
         return 16 * self.num_parameters, tokens * vocabulary * (kind + 4 + 4)
 
+    def disk(self) -> tuple[int, int]:
+        """Return bytes of the run's checkpoints at most, one of them being written, and of out.
+
+        A checkpoint holds the weights and two moments, and each average its float32 copy or more.
+        """
+        weights = 4 * self.num_parameters
+        kept, limit = self._saves(), self.arguments.save_total_limit
+        kept = kept if limit is None else min(kept, limit + 1)
+        members = sum(getattr(recipe, "window", 1) for recipe in self.recipes.values())
+        return weights * (kept * (3 + 2 * len(self.recipes)) + members), weights
+
+    def _saves(self) -> int:
+        steps, often = self.length.steps, float(self.arguments.save_steps)
+        if self.arguments.save_strategy == "no":
+            return 0
+        if self.arguments.save_strategy == "epoch":
+            return math.ceil(steps / self.length.steps_per_epoch)
+        return math.ceil(steps / often if often >= 1 else 1 / often)
+
     @property
     def num_teacher_parameters(self) -> int:
         """Of the teacher, which stays in memory in float32; 0 without one."""
@@ -170,13 +168,7 @@ def plan_pretrain(
     """
     check_config(config)
     recipes = average_recipes(config.averages)
-    settings = read_training(
-        TrainingArguments, config.training, defaults=_DEFAULTS, reserved=_RESERVED
-    )
-    settings.setdefault(
-        "per_device_eval_batch_size", settings.get("per_device_train_batch_size", 8)
-    )
-    settings |= {"remove_unused_columns": False, "label_names": ["labels"]}
+    settings = read_settings(config.training)
     inputs = tuple(path for path in [_local(config.model)] if path is not None)
     target = check_target(config.out, overwrite=config.overwrite, inputs=inputs)
     check_place(config.run_folder, out=target, reads=read_paths(config))
@@ -195,15 +187,7 @@ def plan_pretrain(
         check_size(config.train_tokenizer)
     _check_positions(start, config.block_length)
     arguments = make_arguments(TrainingArguments, settings, config.run_folder)
-    documents = read_documents(
-        config.data if data is None else data,
-        split=config.split,
-        text_field=config.text_field,
-        sample_by=config.sample_by,
-        held_out=config.held_out if held_out is None else held_out,
-        held_out_fraction=config.held_out_fraction,
-        held_out_bytes=config.held_out_bytes,
-    )
+    documents = asked_documents(config, data=data, held_out=held_out)
     folder = None
     if config.train_tokenizer is not None:
         folder = config.cache_folder / f"tokenizer-{documents.fingerprint}-{config.train_tokenizer}"
@@ -292,7 +276,9 @@ def _record(
     world_size: int,
 ) -> dict[str, Any]:
     left_out = {"out", "run_dir", "cache_dir", "overwrite", "hash", "training", "weights"}
-    left_out |= {"data", "held_out", "tokenizer", "split", "revision", "distillation"}
+    # What they name is told by its fingerprint.
+    left_out |= {"data", "data_name", "split", "held_out", "held_out_name", "held_out_split"}
+    left_out |= {"tokenizer", "revision", "distillation"}
     asked = {
         name: value for name, value in dataclasses.asdict(config).items() if name not in left_out
     }

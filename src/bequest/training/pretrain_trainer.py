@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from bequest.losses.head import CausalHead
 from bequest.training.fused_loss import FusedModel, find_fused_head
 from bequest.training.throughput import Throughput
+
+
+@contextmanager
+def whole_evaluation(args: TrainingArguments) -> Iterator[None]:
+    """Let a trainer's data loaders, if they are made inside, drop no last batch."""
+    asked, args.dataloader_drop_last = args.dataloader_drop_last, False
+    try:
+        yield
+    finally:
+        args.dataloader_drop_last = asked
 
 
 class PretrainTrainer(Trainer):
@@ -65,6 +77,11 @@ class PretrainTrainer(Trainer):
         if "loss" in logs:
             logs |= self.throughput.since_last_log()
         super().log(logs, start_time)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Read all that is held out, also where `dataloader_drop_last` drops training text."""
+        with whole_evaluation(self.args):
+            return super().get_eval_dataloader(eval_dataset)
 
     def _run_epoch(self, **named: Any) -> None:
         # Resumed after its last step, in the middle of an epoch, Trainer would take one more.

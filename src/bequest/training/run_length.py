@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping
@@ -35,20 +36,41 @@ class RunLength:
     """Tokens that each evaluation predicts."""
     exact: bool
     """Whether the numbers of tokens are counted, not estimated from a sample."""
-    tokens_per_step: int
-    """Of all processes."""
+    block_length: int
+    """Tokens of a block."""
+    blocks_per_step: int
+    """Of all processes; an epoch's last step has fewer where they do not come out even."""
+    blocks_per_epoch: int
+    """Blocks that an epoch reads: of several processes some twice, so that all read as many."""
     steps: int
     """Optimizer steps."""
 
     @property
+    def tokens_per_step(self) -> int:
+        """Of all processes, in all steps but an epoch's last."""
+        return self.blocks_per_step * self.block_length
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps that read the training text once."""
+        return max(1, -(-self.blocks_per_epoch // self.blocks_per_step))
+
+    def tokens_after(self, steps: int) -> int:
+        """Return the tokens that are read in the first steps, repetitions included."""
+        epochs, more = divmod(steps, self.steps_per_epoch)
+        begun = min(more * self.blocks_per_step, self.blocks_per_epoch)
+        return (epochs * self.blocks_per_epoch + begun) * self.block_length
+
+    @property
     def tokens_trained(self) -> int:
         """Tokens that the run reads, repetitions included."""
-        return self.steps * self.tokens_per_step
+        return self.tokens_after(self.steps)
 
     @property
     def epochs(self) -> float:
-        """How often the training text is read."""
-        return self.tokens_trained / max(1, self.training_tokens)
+        """How often the training text is read, of which less than a block at its end never is."""
+        whole = self.training_tokens // self.block_length * self.block_length
+        return self.tokens_trained / max(1, whole)
 
 
 def run_length(
@@ -63,17 +85,21 @@ def run_length(
     sequences = arguments.train_batch_size * arguments.world_size
     blocks = training_tokens // block_length
     batches = blocks // sequences if arguments.dataloader_drop_last else -(-blocks // sequences)
-    per_epoch = max(1, -(-batches // arguments.gradient_accumulation_steps))
-    steps = arguments.max_steps
-    if steps <= 0:
-        steps = math.ceil(arguments.num_train_epochs * per_epoch)
-    return RunLength(
+    # Several processes fill the last batch up from the beginning.
+    is_filled = arguments.dataloader_drop_last or arguments.world_size > 1
+    length = RunLength(
         training_tokens=training_tokens,
         held_out_tokens=held_out_tokens,
         exact=exact,
-        tokens_per_step=sequences * arguments.gradient_accumulation_steps * block_length,
-        steps=steps,
+        block_length=block_length,
+        blocks_per_step=sequences * arguments.gradient_accumulation_steps,
+        blocks_per_epoch=batches * sequences if is_filled else blocks,
+        steps=arguments.max_steps,
     )
+    if length.steps > 0:
+        return length
+    steps = math.ceil(arguments.num_train_epochs * length.steps_per_epoch)
+    return dataclasses.replace(length, steps=steps)
 
 
 def check_length(
@@ -86,6 +112,12 @@ def check_length(
     """
     if length.steps < 1:
         raise InputError("training asks for no step; set max_steps or num_train_epochs")
+    if length.exact and not length.blocks_per_epoch:
+        raise InputError(
+            f"training.dataloader_drop_last drops all of the text, which is "
+            f"{length.training_tokens // length.block_length} blocks where a batch has more; leave "
+            "it out"
+        )
     if config.weights != TRAINED:
         recipe = recipes[config.weights]
         if not any(recipe.due(step) for step in range(1, length.steps + 1)):
@@ -130,6 +162,8 @@ def estimated_length(
             documents.training_texts(),
             int(config.train_tokenizer or 0),
             max_bytes=_SAMPLED_FOR_TOKENIZER,
+            # The rest of the text may give the tokens that this part does not.
+            may_be_smaller=documents.training_bytes > _SAMPLED_FOR_TOKENIZER,
         )
     count = len(documents.training)
     rows = np.unique(np.linspace(0, count - 1, _SAMPLED_DOCUMENTS).astype(int)).tolist()

@@ -21,7 +21,6 @@ _OURS = {
     "dataset_kwargs": "the samples are prepared as TRL prepares them; leave it out",
 }
 """Settings that would contradict the rest of the configuration, and what to do instead."""
-_STRATEGIES = ("eval_strategy", "save_strategy", "logging_strategy")
 _PREPARED = ("assistant_only_loss", "completion_only_loss", "chat_template_path")
 """Settings that are done with once samples are tokenized and masked."""
 
@@ -41,11 +40,6 @@ def read_settings(training: Mapping[str, Any], *, evaluates: bool) -> dict[str, 
         "report_to": "none",
         "save_total_limit": 2,
         "eval_strategy": "epoch" if evaluates else "no",
-    }
-    # YAML reads a bare `no` as false.
-    training = {
-        name: "no" if name in _STRATEGIES and value is False else value
-        for name, value in training.items()
     }
     settings = read_training(SFTConfig, training, defaults=defaults, reserved=_OURS)
     if evaluates and settings["eval_strategy"] == "no":

@@ -11,6 +11,7 @@ Q, T tokens of a block. Recomputation is not counted, nor that half of causal at
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -85,37 +86,40 @@ class Throughput(TrainerCallback):
     """Measures the time of training alone: evaluations and saving do not count.
 
     Args:
-        tokens_per_step: of all processes.
+        tokens_after: how many tokens all processes have read after a number of steps.
         flops_per_token: of the model; None logs no utilisation.
         peak: FLOP/s of all devices together.
     """
 
-    def __init__(self, tokens_per_step: int, flops_per_token: float | None, peak: float) -> None:
-        self._tokens_per_step = tokens_per_step
+    def __init__(
+        self, tokens_after: Callable[[int], int], flops_per_token: float | None, peak: float
+    ) -> None:
+        self._tokens_after = tokens_after
         self._flops_per_token = flops_per_token
         self._peak = peak
         self._mark = 0.0
         self._seconds = 0.0
-        self._steps = 0
+        self._tokens = 0
         self._warm = False
         self.total_seconds = 0.0
         """Of all steps of this process that are logged, without those of the first entry."""
-        self.total_steps = 0
-        """Steps in that time."""
+        self.total_tokens = 0
+        """Tokens read in that time."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Start the clock."""
         self._mark = time.perf_counter()
-        self._seconds, self._steps = 0.0, 0
+        self._seconds, self._tokens = 0.0, 0
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Count the step; what follows until the next is not training."""
+        """Count the step's tokens; what follows until the next is not training."""
         self._take_time()
-        self._steps += 1
+        step = state.global_step
+        self._tokens += self._tokens_after(step) - self._tokens_after(step - 1)
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -132,15 +136,15 @@ class Throughput(TrainerCallback):
     def since_last_log(self) -> dict[str, float]:
         """Return what to log, and begin anew. The loss was just read, so the device has finished."""
         self._take_time()
-        if not self._steps or not self._seconds:
+        if not self._tokens or not self._seconds:
             return {}
-        rate = self._steps * self._tokens_per_step / self._seconds
+        rate = self._tokens / self._seconds
         # A process's first steps allocate and compile.
         if self._warm:
             self.total_seconds += self._seconds
-            self.total_steps += self._steps
+            self.total_tokens += self._tokens
         self._warm = True
-        self._seconds, self._steps = 0.0, 0
+        self._seconds, self._tokens = 0.0, 0
         logged = {"tokens_per_second": rate}
         if self._flops_per_token is not None:
             logged["mfu"] = rate * self._flops_per_token / self._peak
@@ -151,7 +155,7 @@ class Throughput(TrainerCallback):
         """Over all logged steps of this process."""
         if not self.total_seconds:
             return None
-        return self.total_steps * self._tokens_per_step / self.total_seconds
+        return self.total_tokens / self.total_seconds
 
     @property
     def utilisation(self) -> float | None:

@@ -17,7 +17,11 @@ _TRAINED_ON_BYTES = 200_000_000
 
 
 def train_tokenizer(
-    texts: Iterable[str], vocab_size: int, *, max_bytes: int = _TRAINED_ON_BYTES
+    texts: Iterable[str],
+    vocab_size: int,
+    *,
+    max_bytes: int = _TRAINED_ON_BYTES,
+    may_be_smaller: bool = False,
 ) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE, which can spell every text, as GPT-2's.
 
@@ -25,6 +29,7 @@ def train_tokenizer(
         texts: what it is trained on; the same texts in the same order give the same tokenizer.
         vocab_size: its tokens, the special one included.
         max_bytes: it reads no more than about this much of the texts, in UTF-8.
+        may_be_smaller: take as many tokens as the texts give, if they are fewer.
 
     Raises:
         InputError: the size is too small, or the texts do not give so many tokens.
@@ -46,7 +51,7 @@ def train_tokenizer(
         show_progress=False,
     )
     tokenizer.train_from_iterator(_first_bytes(texts, max_bytes), trainer)
-    if tokenizer.get_vocab_size() < vocab_size:
+    if tokenizer.get_vocab_size() < vocab_size and not may_be_smaller:
         raise InputError(
             f"train_tokenizer is {vocab_size}, but the text gives {tokenizer.get_vocab_size()} tokens "
             "at most; set that, or give more text"
