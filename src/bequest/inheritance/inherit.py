@@ -34,11 +34,8 @@ from bequest.inheritance.plan import (
     require_no_adapter,
 )
 from bequest.inheritance.quantized import FIELD as QUANTIZATION
-from bequest.inheritance.quantized import (
-    cut_quantization,
-    quantization_of,
-    require_unquantized,
-)
+from bequest.inheritance.quantized import quantization_of, require_unquantized
+from bequest.inheritance.quantized_names import cut_older_files, cut_quantization
 from bequest.inheritance.selection import layers_as_text, select_layers
 
 _QUANTIZED = (
@@ -166,6 +163,9 @@ def _plan(config: InheritConfig, checkpoint: Checkpoint) -> InheritancePlan:
         if followed != quantization:
             changes[QUANTIZATION] = followed
         notes.append(_QUANTIZED)
+    rewritten = cut_older_files(
+        checkpoint.folder, blocks, selection, checkpoint.tensors, model=name
+    )
     kept = kept_in_float32(read, config.dtype)
     planned = cut_tensors(
         checkpoint, blocks, selection, config.dtype, kept, packed=architecture.packed
@@ -198,6 +198,7 @@ def _plan(config: InheritConfig, checkpoint: Checkpoint) -> InheritancePlan:
         notes=tuple(notes),
         full_hash=config.hash,
         trust_remote_code=config.trust_remote_code,
+        rewritten=rewritten,
     )
     require_space(target, plan.num_bytes)
     return plan
