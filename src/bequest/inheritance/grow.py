@@ -21,10 +21,10 @@ from bequest.inheritance.blocks import BlockNames, find_blocks
 from bequest.inheritance.build import build
 from bequest.inheritance.config_cut import (
     cut_config,
-    depth_field,
+    decoder_config,
+    depth_names,
     depth_of,
     read_config,
-    refuse_extra_blocks,
     require_decoder,
 )
 from bequest.inheritance.grown_tensors import grown_tensors
@@ -33,6 +33,7 @@ from bequest.inheritance.plan import (
     in_byte_order,
     require_no_adapter,
 )
+from bequest.inheritance.prediction import COUNTS, LEFT_OUT, prediction_tensors
 from bequest.inheritance.quantized import require_unquantized
 from bequest.inheritance.selection import describe_layers
 from bequest.inheritance.succession import next_blocks
@@ -61,6 +62,7 @@ _OWN_FIELDS = {
     "transformers_version",
     "use_cache",
     "vocab_size",
+    *COUNTS,
 }
 """Fields in which a student may differ from its teacher: in use, blocks compute the same under any."""
 
@@ -167,7 +169,9 @@ def plan_grow(config: GrowConfig) -> InheritancePlan:
         require_trust(
             checkpoint.location, checkpoint.config, trust_remote_code=config.trust_remote_code
         )
-    own, taught, notes = _names_of_blocks(student, teacher)
+    own, left_out = _names_of_blocks(student)
+    taught, not_taught = _names_of_blocks(teacher)
+    notes = [LEFT_OUT] if left_out or not_taught else []
     blocks = next_blocks(
         student,
         teacher,
@@ -185,6 +189,7 @@ def plan_grow(config: GrowConfig) -> InheritancePlan:
         config.dtype,
         read_config(grown_config, model="the result"),
         packed=require_decoder(student.config, model=student.location.name).packed,
+        left_out=left_out,
     )
     plan = InheritancePlan(
         operation="grow",
@@ -207,20 +212,15 @@ def plan_grow(config: GrowConfig) -> InheritancePlan:
     return plan
 
 
-def _names_of_blocks(
-    student: Checkpoint, teacher: Checkpoint
-) -> tuple[BlockNames, BlockNames, list[str]]:
-    names = []
-    notes: list[str] = []
-    for checkpoint in (student, teacher):
-        name = checkpoint.location.name
-        architecture = require_decoder(checkpoint.config, model=name)
-        require_unquantized(checkpoint.config, model=name, what="growing")
-        depth = depth_of(read_config(checkpoint.config, model=name))
-        blocks = find_blocks(checkpoint.tensors, depth, model=name)
-        notes += refuse_extra_blocks(blocks, architecture, checkpoint.config, model=name)
-        names.append(blocks)
-    return names[0], names[1], notes
+def _names_of_blocks(checkpoint: Checkpoint) -> tuple[BlockNames, frozenset[str]]:
+    """Return how a checkpoint names its blocks, and the keys of its prediction blocks."""
+    name = checkpoint.location.name
+    require_decoder(checkpoint.config, model=name)
+    require_unquantized(checkpoint.config, model=name, what="growing")
+    read = read_config(checkpoint.config, model=name)
+    blocks = find_blocks(checkpoint.tensors, depth_of(read), model=name)
+    decoder = decoder_config(read)
+    return blocks, prediction_tensors(checkpoint.tensors, blocks, read, decoder, model=name)
 
 
 def _grown_config(
@@ -237,9 +237,9 @@ def _grown_config(
     own = read_config(student.config, model=student.location.name)
     cut = read_config(as_student, model=name)
     before, after = cut.to_dict(), own.to_dict()
-    tied_to_depth: set[str] = {depth_field(own)}
+    tied_to_depth = depth_names(own)
     grown, changes = cut_config(teacher.config, blocks, architecture, model=name)
-    tied_to_depth |= changes.keys()
+    tied_to_depth |= {*changes, *COUNTS}
     for field in sorted(before.keys() | after.keys()):
         if field in _OWN_FIELDS or before.get(field) == after.get(field):
             continue

@@ -22,6 +22,7 @@ def grown_tensors(
     config: object,
     *,
     packed: tuple[Packed, ...] = (),
+    left_out: frozenset[str] = frozenset(),
 ) -> list[PlannedTensor]:
     """Plan the student's tensors and those of the teacher's next blocks, renumbered.
 
@@ -33,6 +34,7 @@ def grown_tensors(
         dtype: dtype of the result's floats; None keeps the student's and converts the teacher's.
         config: the result's transformers configuration.
         packed: tensors outside the blocks in which every block has a slice.
+        left_out: the student's keys of prediction blocks.
     """
     own, taught = names
     depth = own.num_blocks
@@ -40,9 +42,9 @@ def grown_tensors(
     planned = []
     stored_as: dict[str, str] = {}
     for name, entry in student.tensors.items():
-        place = own.split(name)
-        if place is not None and place[0] >= depth:
+        if name in left_out:
             continue
+        place = own.split(name)
         stored = target_dtype(entry.dtype, dtype, name, kept)
         if place is not None:
             stored_as[place[1]] = stored

@@ -11,6 +11,7 @@ from typing import Any
 from bequest.checkpoints.checkpoint import read_json
 from bequest.errors import UnsupportedModelError
 from bequest.inheritance.blocks import BlockNames, is_tower
+from bequest.inheritance.prediction import is_prediction
 from bequest.inheritance.quantized import FIELD
 
 _PATTERN = re.compile(r"[*+?\[\](){}|^$\\]")
@@ -99,6 +100,8 @@ class _Follower:
         if entry.startswith("re:") or _PATTERN.search(entry):
             self._check_pattern(entry, field)
             return entry
+        if is_prediction(entry):
+            return None
         found = re.search(rf"(?:^|\.){self._list_name}\.(\d+)(?=\.|$)", entry)
         if found is None:
             if entry[:1].isdigit():

@@ -19,6 +19,7 @@ from bequest.inheritance.architectures import (
 from bequest.inheritance.quantized import BESIDE
 from bequest.inheritance.refused_types import ENCODER_DECODERS, ENCODERS, REFUSED
 
+VERDICTS = Path(__file__).with_name("mergekit.json")
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "architectures.md"
 
 _SENTENCES: dict[type[Any], str] = {
@@ -35,10 +36,11 @@ _SENTENCES: dict[type[Any], str] = {
     rules.OfInitialization: "`{field}`, which only new weights read",
     limits.OnlyInLast: "**the last block must stay last**: only it has {what}",
     periods.Period: "`{field}` goes where the blocks no longer follow it",
+    periods.PeriodOfOthers: "`{field}`, where some period fits",
     periods.PeriodAndOffset: "`{period}` and `{offset}`, where some period fits",
     limits.PaddedForAll: "**a local block must stay with LSH blocks** unless its chunks divide theirs",
     rules.PerLayerList: "the list `{field}`",
-    rules.PredictionBlocks: "`{field}`: prediction blocks are left out",
+    limits.PlaceInList: "**no block of `{field}` without those before it**: {what} counts them",
     periods.RepeatedKinds: "the repeated list `{field}`",
     rules.RootOfDepth: "`{field}`, which is divided by the root of the depth",
     rules.RunsOfKinds: "the runs in `{field}`",
@@ -57,8 +59,10 @@ logits, greedy generation with a cache, and every tensor's bytes. `bequest grow`
 again from the half, byte for byte.
 
 In every type the depth, `layer_types`, `mlp_layer_types` and `per_layer_config` follow the blocks.
-The table says what else does. Bold is a limit: another selection is refused with a sentence. So is,
-in a type that mixes attention with other blocks, a selection without any attention.
+Multi-token-prediction blocks, numbered on behind the decoder's or under `mtp`, are left out and their
+count is set to 0: they predict from the last block's output, which a cut changes. The table says what
+else follows. Bold is a limit: another selection is refused with a sentence. So is, in a type that
+mixes attention with other blocks, a selection without any attention.
 """
 
 
