@@ -158,6 +158,11 @@ _DEPTH_ALONE = [
 
 _DENSE_FIRST = LeadingBlocks("first_k_dense_replace")
 _WINDOWED = LeadingBlocks("max_window_layers")
+_DENSE_THEN_EXPERTS = (
+    "deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe glm4_moe_lite glm4v_moe_text sarvam_mla sarvam_moe "
+    "solar_open"
+)
+_WINDOWS_LAST = "qwen2 qwen2_5_vl_text qwen2_vl_text qwen3"
 _GPT2 = _facts(NumberInMath("scale_attn_by_inverse_layer_idx"))
 _TYPES_FROM_COUNT = _facts(Superseded("first_k_dense_replace"), Superseded("moe_layer_freq"))
 _INTERVAL = Superseded("full_attention_interval")
@@ -171,6 +176,8 @@ _PER_LAYER_EMBEDDINGS = (
 
 ARCHITECTURES: dict[str, Architecture] = {
     **{model_type: Architecture() for model_type in _DEPTH_ALONE},
+    **{model_type: _facts(_DENSE_FIRST) for model_type in _DENSE_THEN_EXPERTS.split()},
+    **{model_type: _facts(_WINDOWED) for model_type in _WINDOWS_LAST.split()},
     "afmoe": _facts(LeadingBlocks("num_dense_layers"), Period("global_attn_every_n_layers")),
     "axk1": _TYPES_FROM_COUNT,
     "axk2": _TYPES_FROM_COUNT,
@@ -180,9 +187,6 @@ ARCHITECTURES: dict[str, Architecture] = {
     "cohere2": _facts(_PATTERN),
     "cohere2_moe": _facts(Superseded("first_k_dense_replace")),
     "cohere_compass_text": _facts(_PATTERN),
-    "deepseek_v2": _facts(_DENSE_FIRST),
-    "deepseek_v3": _facts(_DENSE_FIRST),
-    "deepseek_v32": _facts(_DENSE_FIRST),
     "deepseek_v4": _facts(Superseded("compress_ratios"), Superseded("num_hash_layers")),
     "diffllama": _facts(AlwaysFirst("its lambda_init")),
     "dots1": _facts(_DENSE_FIRST, _WINDOWED),
@@ -201,8 +205,6 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "gemma4_text": _facts(*_GEMMA4, packed=_PER_LAYER_EMBEDDINGS),
     "gemma4_unified_text": _facts(*_GEMMA4),
-    "glm4_moe": _facts(_DENSE_FIRST),
-    "glm4_moe_lite": _facts(_DENSE_FIRST),
     "glm_moe_dsa": _facts(
         _DENSE_FIRST,
         _SHARED_INDEX,
@@ -210,7 +212,6 @@ ARCHITECTURES: dict[str, Architecture] = {
         Period("index_topk_freq"),
         Period("index_skip_topk_offset"),
     ),
-    "glm4v_moe_text": _facts(_DENSE_FIRST),
     "glm4v_text": Architecture(),
     "gpt2": _GPT2,
     "gpt-sw3": _GPT2,
@@ -252,11 +253,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "mllama_text_model": _facts(BlockNumbers("cross_attention_layers")),
     "nemotron_h": _facts(Superseded("hybrid_override_pattern")),
-    "qwen2": _facts(_WINDOWED),
     "qwen2_moe": _facts(_WINDOWED, SparseStep()),
-    "qwen3": _facts(_WINDOWED),
-    "qwen2_5_vl_text": _facts(_WINDOWED),
-    "qwen2_vl_text": _facts(_WINDOWED),
     "qwen3_vl_text": Architecture(),
     "qwen3_vl_moe_text": _facts(SparseStep()),
     "qwen3_5_moe_text": _facts(_INTERVAL),
@@ -273,10 +270,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         OfInitialization("final_w_init_variance_scale", 2.0),
     ),
     "reformer": _facts(PaddedForAll(), PerLayerList("attn_layers")),
-    "sarvam_mla": _facts(_DENSE_FIRST),
-    "sarvam_moe": _facts(_DENSE_FIRST),
     "smollm3": _facts(PerLayerList("no_rope_layers"), Period("no_rope_layer_interval")),
-    "solar_open": _facts(_DENSE_FIRST),
     "xlstm": _facts(SameAsDepth("num_blocks")),
     "zamba": _facts(HomeOfShared("layers_block_type", "hybrid")),
 }

@@ -26,7 +26,7 @@ class PeriodOfOthers:
     """A period with a default, whose list transformers reads and other programs make anew.
 
     Removed it would be read as its default, so what stays must be a period of the kept blocks.
-    Source: `BailingHybridConfig`; SGLang's and the authors' models read `layer_group_size` alone.
+    Source: `BailingHybridConfig`, which makes `layer_types` of it where the list is not stated.
     """
 
     field: str

@@ -50,6 +50,9 @@ class InheritancePlan:
     rewritten: Mapping[str, Any] = field(default_factory=dict)
     """Companions that name blocks, by file name: what they hold in the result."""
 
+    def __post_init__(self) -> None:
+        self.companions  # noqa: B018 - a link out of the folder is refused before a byte is written
+
     @property
     def home(self) -> Checkpoint:
         """The input whose companions come along."""
