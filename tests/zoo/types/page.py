@@ -18,8 +18,8 @@ from bequest.inheritance.architectures import (
 )
 from bequest.inheritance.quantized import BESIDE
 from bequest.inheritance.refused_types import ENCODER_DECODERS, ENCODERS, REFUSED
+from zoo.types import peer
 
-VERDICTS = Path(__file__).with_name("mergekit.json")
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "architectures.md"
 
 _SENTENCES: dict[type[Any], str] = {
@@ -77,11 +77,16 @@ def page() -> str:
         f"Of the {total} types in transformers' list of causal language models, {len(decoders)} "
         f"are cut, {len(refused)} decoders are refused, and {len(others)} are no decoders.\n",
         "## Inherited\n",
-        "| model_type | what else follows the blocks |\n|---|---|",
-        *(f"| {model_type} | {_facts(model_type)} |" for model_type in decoders),
+        f"| model_type | what else follows the blocks | mergekit {peer.record()['mergekit']} |\n"
+        "|---|---|---|",
+        *(f"| {name} | {_facts(name)} | {peer.verdict(name)} |" for name in decoders),
         "\n## Image models outside that list\n",
         "The decoder's blocks are cut and the rest is kept byte for byte; a tiny model of each is held "
-        f"to the whole one, most of them with an image: {', '.join(MULTIMODAL)}.\n",
+        "to the whole one, most of them with an image.\n",
+        f"| model_type | mergekit {peer.record()['mergekit']} |\n|---|---|",
+        *(f"| {name} | {peer.verdict(name)} |" for name in MULTIMODAL),
+        "",
+        *peer.section(),
         "## Quantized checkpoints\n",
         "Copied block by block with their scales, the names of blocks in `quantization_config` "
         f"following: {', '.join(BESIDE)}. The result is judged as the unquantized model that it "
