@@ -10,10 +10,10 @@ import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from bequest import BequestError
-from bequest.inheritance.architectures import ARCHITECTURES, NESTED
+from bequest.inheritance.architectures import ARCHITECTURES, MULTIMODAL, NESTED
 from bequest.inheritance.config_cut import require_decoder
 from bequest.inheritance.refused_types import REFUSED
-from zoo.types import holding, models, page, skipping
+from zoo.types import holding, models, page, peer, skipping
 
 INHERITED = [name for name in models.DECODERS if name not in REFUSED]
 
@@ -49,6 +49,11 @@ def test_what_is_not_cut_is_refused_by_name(model_type: str) -> None:
     assert "\n" not in message
     assert refusal.value.exit_code == 2
     assert len(message) < 400
+
+
+def test_mergekit_was_tried_on_every_type() -> None:
+    """`benchmarks.mergekit_types TYPE ...` tries it, in an environment of its own."""
+    assert sorted(peer.record()["verdicts"]) == sorted([*INHERITED, *MULTIMODAL])
 
 
 def test_the_page_says_what_the_facts_say() -> None:

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 import bequest
@@ -109,6 +110,40 @@ def test_a_student_from_the_middle_grows_upwards(tmp_path: Path) -> None:
     bequest.grow(tmp_path / "student", teacher, tmp_path / "out", layers=4)
     by_hand = reference.cut_by_hand(keeper.load(teacher), [1, 2, 3, 4])
     checks.assert_behaves(checks.load_whole(tmp_path / "out"), by_hand)
+
+
+def _dense_first(folder: Path) -> Path:
+    """DeepSeek-V3 as published: two dense blocks in bfloat16, then experts with a float32 bias."""
+    keeper.copy("deepseek_v3", folder)
+    state = load_file(folder / "model.safetensors")
+    for key, tensor in state.items():
+        if not key.endswith("e_score_correction_bias"):
+            state[key] = tensor.to(torch.bfloat16)
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    keeper.edit_config(folder, dtype="bfloat16")
+    return folder
+
+
+def test_what_a_dense_student_lacks_keeps_its_dtype(tmp_path: Path) -> None:
+    teacher = _dense_first(tmp_path / "teacher")
+    bequest.inherit(teacher, tmp_path / "student", layers=2)
+    kinds = {raw.dtype for raw in read_folder(tmp_path / "student").values()}
+    assert kinds == {"BF16"}
+    bequest.grow(tmp_path / "student", teacher, tmp_path / "out", layers=5)
+    assert read_folder(tmp_path / "out") == read_folder(teacher)
+
+
+def test_what_a_converted_student_lacks_is_converted(tmp_path: Path) -> None:
+    """But for what transformers holds in float32 in a bfloat16 model."""
+    teacher = keeper.folder("deepseek_v3")
+    bequest.inherit(teacher, tmp_path / "student", layers=2, dtype="bfloat16")
+    bequest.inherit(teacher, tmp_path / "whole", layers=5, dtype="bfloat16")
+    bequest.grow(tmp_path / "student", teacher, tmp_path / "out", layers=5)
+    assert read_folder(tmp_path / "out") == read_folder(tmp_path / "whole")
+    mixed = _dense_first(tmp_path / "mixed")
+    bequest.inherit(mixed, tmp_path / "small", layers=2)
+    bequest.grow(tmp_path / "small", mixed, tmp_path / "wide", layers=5, dtype="float32")
+    assert {raw.dtype for raw in read_folder(tmp_path / "wide").values()} == {"F32"}
 
 
 def test_shards_and_old_formats_on_either_side(tmp_path: Path) -> None:

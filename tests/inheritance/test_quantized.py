@@ -104,6 +104,7 @@ ENTRIES = [
     ("fp8", ["model.layers.1", "model.layers.0"], ["model.layers.0"]),
     ("fp8", ["model.layers.4.mlp", "gate"], ["gate"]),
     ("fp8", ["vision_tower.layers.1.mlp"], ["vision_tower.layers.1.mlp"]),
+    ("fp8", ["mtp.layers.0.mlp", "mtp.fc", "lm_head"], ["lm_head"]),
     ("fp8", ["mlp.experts.3"], ["mlp.experts.3"]),
     ("gptq", None, None),
     ("awq", ["o_proj", "model.layers.*.mlp"], ["o_proj", "model.layers.*.mlp"]),
@@ -130,9 +131,12 @@ FIELDS: list[tuple[str, dict[str, Any], str]] = [
     (CT, {"ignore": ["re:language_model.layers.2.mlp"]}, "language_model"),
     (CT, {"config_groups": {"a": {"targets": ["re:.*layers.[23].*"]}}}, "config_groups.a.targets"),
     ("fp8", {"modules_to_not_convert": ["2.mlp.gate"]}, "2.mlp.gate"),
-    ("fp8", {"modules_to_not_convert": ["mtp.layers.0.mlp"]}, "mtp.layers.0.mlp"),
+    ("fp8", {"modules_to_not_convert": ["other.layers.0.mlp"]}, "other.layers.0.mlp"),
     ("fp8", {"modules_to_not_convert": "model.layers.2"}, "model.layers.2"),
     ("gptq", {"dynamic": {r"-:model\.layers\.2\..*": {}}}, "quantization_config.dynamic"),
+    ("gptq", {"dynamic": {r".*\.1\..*": {"bits": 8}}}, "quantization_config.dynamic"),
+    ("gptq", {"dynamic": {r"+:.*\.[2-9]\.(?!mlp)": {"bits": 8}}}, "quantization_config.dynamic"),
+    ("gptq", {"dynamic": {r"-:.*\.(3": {}}}, "quantization_config.dynamic"),
     ("gptq", {"quant_method": "aqlm"}, "aqlm"),
     ("gptq", {"quant_method": None}, "unquantized"),
 ]
@@ -151,6 +155,33 @@ def test_what_cannot_follow_is_refused(
     assert "\n" not in str(refusal.value)
     assert refusal.value.exit_code == 2
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+RULES = {r"-:.*\.o_proj": {}, r"+:.*mlp.*": {"bits": 8}, r".*\.0\..*": {"bits": 8}}
+
+
+def test_rules_that_mean_the_same_modules_stay(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    quantized.write("gptq", source)
+    keeper.edit_config(source, quantization_config={**_read(source)[1], "dynamic": RULES})
+    bequest.inherit(source, tmp_path / "out", layers="0,2,3")
+    assert _read(tmp_path / "out")[1]["dynamic"] == RULES
+
+
+@pytest.mark.parametrize("file", ["quantize_config.json", "quant_config.json"])
+def test_the_older_file_of_a_quantization_follows_too(file: str, tmp_path: Path) -> None:
+    """What it says of blocks is cut, refused or copied, as in config.json."""
+    source = tmp_path / "source"
+    field = quantized.write("gptq", source)
+    (source / file).write_text(json.dumps({"bits": 4, field: ["model.layers.2.mlp"]}))
+    bequest.inherit(source, tmp_path / "out", layers="0,2,3")
+    cut = json.loads((tmp_path / "out" / file).read_text())
+    assert cut == {"bits": 4, field: ["model.layers.1.mlp"]}
+    (source / file).write_text(json.dumps({"dynamic": {r".*\.1\..*": {"bits": 8}}}))
+    with pytest.raises(BequestError, match=file):
+        bequest.inherit(source, tmp_path / "refused", layers="0,2,3")
+    bequest.inherit(source, tmp_path / "first", layers=2)
+    assert (tmp_path / "first" / file).read_bytes() == (source / file).read_bytes()
 
 
 @pytest.mark.parametrize("layout", quantized.LAYOUTS)

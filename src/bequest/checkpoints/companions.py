@@ -6,6 +6,8 @@ import fnmatch
 import shutil
 from pathlib import Path
 
+from bequest.errors import CheckpointError
+
 _TRAVEL: tuple[str, ...] = (
     "*.json",
     "*.jinja",
@@ -39,6 +41,10 @@ def companion_files(folder: Path) -> list[Path]:
 
     Returns:
         Paths relative to `folder`, sorted.
+
+    Raises:
+        CheckpointError: one of them is a symbolic link out of the folder, other than to the blobs
+            of the hub cache that the folder is part of.
     """
     names = [path.name for path in folder.iterdir() if path.is_file()]
     chosen = [Path(name) for name in names if _matches(name, _TRAVEL) and not _matches(name, _STAY)]
@@ -46,7 +52,21 @@ def companion_files(folder: Path) -> list[Path]:
         chosen += [
             path.relative_to(folder) for path in (folder / inner).glob("*") if path.is_file()
         ]
+    for path in chosen:
+        _require_own(folder, path)
     return sorted(chosen)
+
+
+def _require_own(folder: Path, relative: Path) -> None:
+    """Refuse what a link brings in from elsewhere: it would be copied, and perhaps published."""
+    home, target = folder.resolve(), (folder / relative).resolve()
+    # The hub cache: models--NAME/snapshots/COMMIT/FILE is a link to models--NAME/blobs/HASH.
+    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else None
+    if not target.is_relative_to(home) and target.parent != blobs:
+        raise CheckpointError(
+            f"{folder / relative} is a symbolic link out of the model's folder, to {target}; put a "
+            "copy in its place, or remove it."
+        )
 
 
 def copy_companions(source: Path, target: Path, files: list[Path]) -> None:

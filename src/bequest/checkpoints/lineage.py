@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bequest.checkpoints.checkpoint import read_json
+from bequest.checkpoints.lineage_form import require_form
 from bequest.checkpoints.locate import Location
 from bequest.checkpoints.pieces import OpenFiles, StoredTensor
 from bequest.checkpoints.whole_file import whole_file
@@ -38,6 +39,16 @@ _PACKAGES = ("bequest", "torch", "transformers", "safetensors", "numpy")
 _BLOCK_BYTES = 4 << 20
 _SMALL_BYTES = 16 << 20
 """Files up to this size that hold no weights are hashed whole without being asked."""
+_LOADED = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+)
+"""What transformers looks for: put beside the recorded files, it may be loaded in their place."""
 _SAMPLED_TENSORS = 256
 _SAMPLED_BYTES = 4096
 
@@ -171,7 +182,14 @@ def write_lineage(
         "versions": package_versions(),
         "settings": dict(settings),
         "inputs": [dict(described) for described in inputs],
-        "outputs": [describe_file(file, full_hash=full_hash) for file in sorted(outputs)],
+        "outputs": [
+            # A file in a folder of its own, such as a chat template, by its path in the output.
+            {
+                **describe_file(file, full_hash=full_hash),
+                "name": file.relative_to(folder).as_posix(),
+            }
+            for file in sorted(outputs)
+        ],
     }
     (folder / FILE_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return record
@@ -215,9 +233,7 @@ def read_lineage(folder: Path) -> dict[str, Any]:
             f"{folder / FILE_NAME} has schema_version {record.get('schema_version')!r}; "
             f"this bequest reads {SCHEMA_VERSION}."
         )
-    for key, kind in (("settings", dict), ("inputs", list), ("outputs", list)):
-        if not isinstance(record.get(key), kind):
-            raise CheckpointError(f"{folder / FILE_NAME} is damaged: it has no {key}.")
+    require_form(record, folder / FILE_NAME)
     return record
 
 
@@ -228,7 +244,7 @@ class FileCheck:
     name: str
     """File name within the output."""
     state: str
-    """"intact", "missing", or what differs."""
+    """"intact", "missing", "added", or what differs."""
 
     @property
     def intact(self) -> bool:
@@ -237,7 +253,7 @@ class FileCheck:
 
 
 def verify_outputs(folder: Path, record: Mapping[str, Any], *, full_hash: bool) -> list[FileCheck]:
-    """Compare a folder's files with its lineage.
+    """Compare a folder's files with its lineage; one that loaders would read must be in it, too.
 
     Args:
         folder: an output of bequest.
@@ -250,7 +266,10 @@ def verify_outputs(folder: Path, record: Mapping[str, Any], *, full_hash: bool) 
     outputs = record["outputs"]
     if full_hash and not all("sha256" in expected for expected in outputs):
         raise InputError(f"{folder} was written without --hash: only sizes and headers are known.")
-    return [_check(folder / expected["name"], expected, full_hash) for expected in outputs]
+    checks = [_check(folder / expected["name"], expected, full_hash) for expected in outputs]
+    known = {expected["name"] for expected in outputs}
+    added = [name for name in _LOADED if name not in known and (folder / name).exists()]
+    return checks + [FileCheck(name=name, state="added") for name in added]
 
 
 def _check(file: Path, expected: Mapping[str, Any], full_hash: bool) -> FileCheck:

@@ -44,10 +44,15 @@ def run(arguments: Sequence[str]) -> int:
         print_json({"lineage": record, "files": {check.name: check.state for check in checks}})
     elif not parsed.quiet:
         for line in _tree(folder.name or str(folder), record):
-            print(line)
+            print(_printable(line))
         for line in _verdict(checks):
-            print(line)
+            print(_printable(line))
     return 0 if all(check.intact for check in checks) else 2
+
+
+def _printable(line: str) -> str:
+    """A line whose control characters, which a terminal would obey, are written out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def _tree(name: str, record: Mapping[str, Any], indent: str = "") -> list[str]:

@@ -20,12 +20,14 @@ from bequest.inheritance.depth_limits import (
     NumberInMath,
     OnlyInLast,
     PaddedForAll,
+    PlaceInList,
     SharedTail,
 )
 from bequest.inheritance.depth_periods import (
     ExpertRange,
     Period,
     PeriodAndOffset,
+    PeriodOfOthers,
     RepeatedKinds,
     SparseStep,
 )
@@ -37,13 +39,13 @@ from bequest.inheritance.depth_rules import (
     OfInitialization,
     PerLayerConfig,
     PerLayerList,
-    PredictionBlocks,
     RootOfDepth,
     RunsOfKinds,
     SameAsDepth,
     Superseded,
 )
 from bequest.inheritance.packed import Packed
+from bequest.inheritance.prediction import PredictionBlocks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +54,6 @@ class Architecture:
 
     rules: tuple[DepthRule, ...] = ()
     """What follows depth beyond `num_hidden_layers` and the lists that every type may have."""
-    prediction_blocks: str | None = None
-    """Field that counts blocks numbered beyond `num_hidden_layers`, which are left out."""
     depth: str | None = None
     """Field that counts the blocks, where it is not what transformers calls `num_hidden_layers`."""
     packed: tuple[Packed, ...] = ()
@@ -64,15 +64,13 @@ EVERYWHERE: tuple[DepthRule, ...] = (
     PerLayerList("layer_types"),
     PerLayerList("mlp_layer_types"),
     PerLayerConfig(),
+    PredictionBlocks(),
 )
-"""What transformers accepts, and checks against the depth, in every configuration."""
+"""What every configuration may have: three fields of transformers' own, and prediction blocks."""
 
 
-def _facts(
-    *rules: DepthRule, predicts: str | None = None, packed: tuple[Packed, ...] = ()
-) -> Architecture:
-    added = () if predicts is None else (PredictionBlocks(predicts),)
-    return Architecture(rules=(*rules, *added), prediction_blocks=predicts, packed=packed)
+def _facts(*rules: DepthRule, packed: tuple[Packed, ...] = ()) -> Architecture:
+    return Architecture(rules=rules, packed=packed)
 
 
 _DEPTH_ALONE = [
@@ -158,11 +156,14 @@ _DEPTH_ALONE = [
 ]
 """Types whose blocks follow from the depth and from `layer_types` and its like alone."""
 
-_NEXTN = "num_nextn_predict_layers"
 _DENSE_FIRST = LeadingBlocks("first_k_dense_replace")
 _WINDOWED = LeadingBlocks("max_window_layers")
+_DENSE_THEN_EXPERTS = (
+    "deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe glm4_moe_lite glm4v_moe_text sarvam_mla sarvam_moe "
+    "solar_open"
+)
+_WINDOWS_LAST = "qwen2 qwen2_5_vl_text qwen2_vl_text qwen3"
 _GPT2 = _facts(NumberInMath("scale_attn_by_inverse_layer_idx"))
-_DEEPSEEK = _facts(_DENSE_FIRST, predicts=_NEXTN)
 _TYPES_FROM_COUNT = _facts(Superseded("first_k_dense_replace"), Superseded("moe_layer_freq"))
 _INTERVAL = Superseded("full_attention_interval")
 _PATTERN = Superseded("sliding_window_pattern")
@@ -175,18 +176,17 @@ _PER_LAYER_EMBEDDINGS = (
 
 ARCHITECTURES: dict[str, Architecture] = {
     **{model_type: Architecture() for model_type in _DEPTH_ALONE},
+    **{model_type: _facts(_DENSE_FIRST) for model_type in _DENSE_THEN_EXPERTS.split()},
+    **{model_type: _facts(_WINDOWED) for model_type in _WINDOWS_LAST.split()},
     "afmoe": _facts(LeadingBlocks("num_dense_layers"), Period("global_attn_every_n_layers")),
     "axk1": _TYPES_FROM_COUNT,
     "axk2": _TYPES_FROM_COUNT,
-    "bailing_hybrid": _facts(_DENSE_FIRST, predicts=_NEXTN),
+    "bailing_hybrid": _facts(_DENSE_FIRST, PeriodOfOthers("layer_group_size", "layer_types")),
     "bamba": _facts(BlockNumbers("attn_layer_indices")),
     "beam": _facts(AlwaysFirst("how its output is scaled before it is added")),
     "cohere2": _facts(_PATTERN),
     "cohere2_moe": _facts(Superseded("first_k_dense_replace")),
     "cohere_compass_text": _facts(_PATTERN),
-    "deepseek_v2": _facts(_DENSE_FIRST),
-    "deepseek_v3": _DEEPSEEK,
-    "deepseek_v32": _DEEPSEEK,
     "deepseek_v4": _facts(Superseded("compress_ratios"), Superseded("num_hash_layers")),
     "diffllama": _facts(AlwaysFirst("its lambda_init")),
     "dots1": _facts(_DENSE_FIRST, _WINDOWED),
@@ -205,12 +205,13 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "gemma4_text": _facts(*_GEMMA4, packed=_PER_LAYER_EMBEDDINGS),
     "gemma4_unified_text": _facts(*_GEMMA4),
-    "glm4_moe": _DEEPSEEK,
-    "glm4_moe_lite": _DEEPSEEK,
     "glm_moe_dsa": _facts(
-        _DENSE_FIRST, _SHARED_INDEX, Superseded("index_topk_pattern"), predicts=_NEXTN
+        _DENSE_FIRST,
+        _SHARED_INDEX,
+        Superseded("index_topk_pattern"),
+        Period("index_topk_freq"),
+        Period("index_skip_topk_offset"),
     ),
-    "glm4v_moe_text": _facts(_DENSE_FIRST),
     "glm4v_text": Architecture(),
     "gpt2": _GPT2,
     "gpt-sw3": _GPT2,
@@ -218,9 +219,14 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gpt_neox_japanese": _facts(OnlyInLast("a bias behind its attention")),
     "granite_swa": _facts(PerLayerList("layer_rope_theta")),
     "granitemoe_swa": _facts(PerLayerList("layer_rope_theta")),
-    "hunyuan_v1_moe": _facts(PerLayerList("num_experts"), PerLayerList("moe_topk")),
+    "hunyuan_v1_moe": _facts(
+        PerLayerList("num_experts"),
+        PerLayerList("moe_topk"),
+        PerLayerList("num_shared_expert"),
+        PerLayerList("moe_intermediate_size"),
+    ),
     "hy_v4": _facts(_SHARED_INDEX),
-    "inkling_text": _facts(BlockNumbers("local_layer_ids")),
+    "inkling_text": _facts(BlockNumbers("local_layer_ids"), Superseded("dense_mlp_idx")),
     "jamba": _facts(
         PeriodAndOffset("attn_layer_period", "attn_layer_offset"),
         PeriodAndOffset("expert_layer_period", "expert_layer_offset"),
@@ -247,27 +253,24 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "mllama_text_model": _facts(BlockNumbers("cross_attention_layers")),
     "nemotron_h": _facts(Superseded("hybrid_override_pattern")),
-    "qwen2": _facts(_WINDOWED),
     "qwen2_moe": _facts(_WINDOWED, SparseStep()),
-    "qwen3": _facts(_WINDOWED),
-    "qwen2_5_vl_text": _facts(_WINDOWED),
-    "qwen2_vl_text": _facts(_WINDOWED),
     "qwen3_vl_text": Architecture(),
     "qwen3_vl_moe_text": _facts(SparseStep()),
     "qwen3_5_moe_text": _facts(_INTERVAL),
     "qwen3_5_text": _facts(_INTERVAL),
     "qwen3_moe": _facts(_WINDOWED, SparseStep()),
     "qwen3_next": _facts(SparseStep(), _INTERVAL),
-    "qwen4_exp_text": _facts(BlockNumbers("ple_layer_ids", first=1), _INTERVAL),
+    "qwen4_exp_text": _facts(
+        PlaceInList("ple_layer_ids", first=1, what="the hash of the n-grams"),
+        BlockNumbers("ple_layer_ids", first=1),
+        _INTERVAL,
+    ),
     "recurrent_gemma": _facts(
         RepeatedKinds("block_types"),
         OfInitialization("final_w_init_variance_scale", 2.0),
     ),
     "reformer": _facts(PaddedForAll(), PerLayerList("attn_layers")),
-    "sarvam_mla": _DEEPSEEK,
-    "sarvam_moe": _DEEPSEEK,
     "smollm3": _facts(PerLayerList("no_rope_layers"), Period("no_rope_layer_interval")),
-    "solar_open": _DEEPSEEK,
     "xlstm": _facts(SameAsDepth("num_blocks")),
     "zamba": _facts(HomeOfShared("layers_block_type", "hybrid")),
 }

@@ -129,6 +129,8 @@ def _size_of(files: Sequence[Path]) -> int:
 def _write_small_files(plan: InheritancePlan, staging: Path, started: float) -> None:
     write_config(plan.config, staging / "config.json")
     copy_companions(plan.home.folder, staging, plan.companions)
+    for name, contents in plan.rewritten.items():
+        write_config(contents, staging / name)
     location = plan.home.location
     write_model_card(
         staging,

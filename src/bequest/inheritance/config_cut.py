@@ -20,7 +20,6 @@ from bequest.inheritance.architectures import (
     NESTED,
     Architecture,
 )
-from bequest.inheritance.blocks import BlockNames
 from bequest.inheritance.cache_check import require_attention
 from bequest.inheritance.depth_limits import require_deepstack
 from bequest.inheritance.depth_rules import REMOVED, Changes
@@ -174,6 +173,13 @@ def depth_field(config: Any) -> str:
     return str(getattr(config, "attribute_map", {}).get("num_hidden_layers", "num_hidden_layers"))
 
 
+def depth_names(config: Any) -> set[str]:
+    """Return every name under which a `config.json` may state the number of blocks."""
+    field = depth_field(config)
+    aliases = getattr(config, "attribute_map", {})
+    return {field, *(alias for alias, name in aliases.items() if name == field)}
+
+
 def cut_config(
     config: Mapping[str, Any], selection: Sequence[int], architecture: Architecture, *, model: str
 ) -> tuple[dict[str, Any], Changes]:
@@ -229,28 +235,8 @@ def _cut(
     result = {name: value for name, value in config.items() if changes.get(name) is not REMOVED}
     result.update({name: value for name, value in changes.items() if value is not REMOVED})
     # An alias of the depth field, if the JSON uses one, would contradict the new value.
-    if depth_field(source) != "num_hidden_layers":
-        result.pop("num_hidden_layers", None)
+    result |= {name: len(selection) for name in depth_names(source) if name in config}
     return result, changes
-
-
-def refuse_extra_blocks(
-    blocks: BlockNames, architecture: Architecture, config: Mapping[str, Any], *, model: str
-) -> list[str]:
-    """Return a note on blocks beyond `num_hidden_layers`, refusing them where they are unknown.
-
-    Raises:
-        UnsupportedModelError: the checkpoint has more blocks than its configuration states.
-    """
-    if blocks.num_extra == 0:
-        return []
-    field = architecture.prediction_blocks
-    if field is None or blocks.num_extra > (config.get(field) or 0):
-        raise UnsupportedModelError(
-            f"{model} has tensors of {blocks.num_blocks + blocks.num_extra} blocks, but its "
-            f"config.json states num_hidden_layers = {blocks.num_blocks}."
-        )
-    return [f"Left out: {blocks.num_extra} multi-token-prediction block(s) behind the decoder's."]
 
 
 def write_config(config: Mapping[str, Any], path: Path) -> None:

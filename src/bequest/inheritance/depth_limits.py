@@ -28,6 +28,31 @@ class NumberInMath:
 
 
 @dataclass(frozen=True)
+class PlaceInList:
+    """Blocks whose place in a list of block numbers is part of what they compute.
+
+    Source: `Qwen4ExpTextNGramEmbedding`: the first, second, ... block with an embedding of its own
+    hashes tokens by its place among them.
+    """
+
+    field: str
+    first: int
+    what: str
+
+    def cut(self, config: Any, selection: Sequence[int]) -> Changes:
+        """Change nothing; refuse to leave out a block of the list before one that is kept."""
+        listed = [number - self.first for number in getattr(config, self.field) or ()]
+        kept = [block for block in listed if block in selection]
+        if kept != listed[: len(kept)]:
+            lost = next(block for block in listed if block not in selection)
+            raise UnsupportedModelError(
+                f"in a {config.model_type} model {self.what} depends on a block's place in "
+                f"config.json field {self.field!r}; keep block {lost}, or leave out block {kept[-1]}."
+            )
+        return {}
+
+
+@dataclass(frozen=True)
 class Follower:
     """A kind of block that reads what an earlier block of another kind computed.
 

@@ -22,6 +22,39 @@ class Period:
 
 
 @dataclass(frozen=True)
+class PeriodOfOthers:
+    """A period with a default, whose list transformers reads and other programs make anew.
+
+    Removed it would be read as its default, so what stays must be a period of the kept blocks.
+    Source: `BailingHybridConfig`, which makes `layer_types` of it where the list is not stated.
+    """
+
+    field: str
+    kinds: str
+
+    def cut(self, config: Any, selection: Sequence[int]) -> Changes:
+        """Find a period that gives the kept blocks the kinds they have, or refuse."""
+        period, kinds = getattr(config, self.field), getattr(config, self.kinds)
+        if kinds != self._made(period, kinds):  # the source goes by its list alone
+            return {}
+        kept = [kinds[index] for index in selection]
+        for every in (period, *range(1, len(kept) + 2)):
+            if kept == self._made(every, kept):
+                return {self.field: every}
+        raise UnsupportedModelError(
+            f"programs that read config.json field {self.field!r}, not {self.kinds!r}, would give "
+            "the chosen blocks other kinds than they have; choose blocks that repeat, such as the "
+            "first ones."
+        )
+
+    def _made(self, period: int, kinds: Sequence[str]) -> list[str]:
+        return [
+            "linear_attention" if (index + 1) % period else "full_attention"
+            for index in range(len(kinds))
+        ]
+
+
+@dataclass(frozen=True)
 class PeriodAndOffset:
     """Block i is of one kind if `i % period == offset`, and no list can say otherwise.
 

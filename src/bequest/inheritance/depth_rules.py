@@ -68,20 +68,6 @@ class LeadingBlocks:
 
 
 @dataclass(frozen=True)
-class PredictionBlocks:
-    """Multi-token-prediction blocks behind the decoder's: they are left out.
-
-    They predict from the last block's output; behind a cut they would have to be trained anew.
-    """
-
-    field: str
-
-    def cut(self, config: Any, selection: Sequence[int]) -> Changes:
-        """Set their count to 0."""
-        return {self.field: 0} if getattr(config, self.field, 0) else {}
-
-
-@dataclass(frozen=True)
 class BlockNumbers:
     """A list of the numbers of the blocks that are of some kind."""
 

@@ -7,35 +7,33 @@ more blocks and starting again, is `inherit`.)
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bequest.checkpoints import dtypes
 from bequest.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from bequest.checkpoints.publish import check_target, require_space
-from bequest.checkpoints.shards import PlannedTensor, plan_shards, target_dtype, with_dtype
+from bequest.checkpoints.shards import plan_shards, with_dtype
 from bequest.checkpoints.verify import require_trust
 from bequest.errors import InputError
 from bequest.inheritance.blocks import BlockNames, find_blocks
 from bequest.inheritance.build import build
 from bequest.inheritance.config_cut import (
     cut_config,
-    depth_field,
+    decoder_config,
+    depth_names,
     depth_of,
-    kept_in_float32,
     read_config,
-    refuse_extra_blocks,
     require_decoder,
 )
-from bequest.inheritance.packed import Packed, Part, find_packed, plan_packed
+from bequest.inheritance.grown_tensors import grown_tensors
 from bequest.inheritance.plan import (
     InheritancePlan,
     in_byte_order,
     require_no_adapter,
 )
+from bequest.inheritance.prediction import COUNTS, LEFT_OUT, prediction_tensors
 from bequest.inheritance.quantized import require_unquantized
 from bequest.inheritance.selection import describe_layers
 from bequest.inheritance.succession import next_blocks
@@ -64,6 +62,7 @@ _OWN_FIELDS = {
     "transformers_version",
     "use_cache",
     "vocab_size",
+    *COUNTS,
 }
 """Fields in which a student may differ from its teacher: in use, blocks compute the same under any."""
 
@@ -121,7 +120,8 @@ def grow(
         from_block: first block of the teacher to append. By default the one after the highest of
             the student's `source_blocks`, which its lineage holds.
         dtype: "float64", "float32", "float16" or "bfloat16" for all floats; by default the
-            student's tensors keep theirs and the teacher's are converted to match.
+            student's tensors keep theirs and the teacher's are converted to match; what has no
+            match, such as a float32 bias of experts beside bfloat16, keeps the teacher's.
         teacher_revision: branch, tag or commit of a teacher from the hub.
         max_shard_size: bytes of one weight file, as a number or such as "5GB".
         overwrite: replace a model that stands at `out`.
@@ -169,7 +169,9 @@ def plan_grow(config: GrowConfig) -> InheritancePlan:
         require_trust(
             checkpoint.location, checkpoint.config, trust_remote_code=config.trust_remote_code
         )
-    own, taught, notes = _names_of_blocks(student, teacher)
+    own, left_out = _names_of_blocks(student)
+    taught, not_taught = _names_of_blocks(teacher)
+    notes = [LEFT_OUT] if left_out or not_taught else []
     blocks = next_blocks(
         student,
         teacher,
@@ -179,9 +181,16 @@ def plan_grow(config: GrowConfig) -> InheritancePlan:
         from_block=config.from_block,
     )
     grown_config = _grown_config(student, teacher, blocks, own.num_blocks)
-    kept = kept_in_float32(read_config(grown_config, model="the result"), config.dtype)
-    packed = require_decoder(student.config, model=student.location.name).packed
-    planned = _tensors(student, teacher, own, taught, blocks, config.dtype, kept, packed)
+    planned = grown_tensors(
+        student,
+        teacher,
+        (own, taught),
+        blocks,
+        config.dtype,
+        read_config(grown_config, model="the result"),
+        packed=require_decoder(student.config, model=student.location.name).packed,
+        left_out=left_out,
+    )
     plan = InheritancePlan(
         operation="grow",
         target=target,
@@ -203,20 +212,15 @@ def plan_grow(config: GrowConfig) -> InheritancePlan:
     return plan
 
 
-def _names_of_blocks(
-    student: Checkpoint, teacher: Checkpoint
-) -> tuple[BlockNames, BlockNames, list[str]]:
-    names = []
-    notes: list[str] = []
-    for checkpoint in (student, teacher):
-        name = checkpoint.location.name
-        architecture = require_decoder(checkpoint.config, model=name)
-        require_unquantized(checkpoint.config, model=name, what="growing")
-        depth = depth_of(read_config(checkpoint.config, model=name))
-        blocks = find_blocks(checkpoint.tensors, depth, model=name)
-        notes += refuse_extra_blocks(blocks, architecture, checkpoint.config, model=name)
-        names.append(blocks)
-    return names[0], names[1], notes
+def _names_of_blocks(checkpoint: Checkpoint) -> tuple[BlockNames, frozenset[str]]:
+    """Return how a checkpoint names its blocks, and the keys of its prediction blocks."""
+    name = checkpoint.location.name
+    require_decoder(checkpoint.config, model=name)
+    require_unquantized(checkpoint.config, model=name, what="growing")
+    read = read_config(checkpoint.config, model=name)
+    blocks = find_blocks(checkpoint.tensors, depth_of(read), model=name)
+    decoder = decoder_config(read)
+    return blocks, prediction_tensors(checkpoint.tensors, blocks, read, decoder, model=name)
 
 
 def _grown_config(
@@ -233,9 +237,9 @@ def _grown_config(
     own = read_config(student.config, model=student.location.name)
     cut = read_config(as_student, model=name)
     before, after = cut.to_dict(), own.to_dict()
-    tied_to_depth: set[str] = {depth_field(own)}
+    tied_to_depth = depth_names(own)
     grown, changes = cut_config(teacher.config, blocks, architecture, model=name)
-    tied_to_depth |= changes.keys()
+    tied_to_depth |= {*changes, *COUNTS}
     for field in sorted(before.keys() | after.keys()):
         if field in _OWN_FIELDS or before.get(field) == after.get(field):
             continue
@@ -246,53 +250,3 @@ def _grown_config(
         )
     kept = {field: value for field, value in student.config.items() if field not in tied_to_depth}
     return kept | {field: grown[field] for field in sorted(tied_to_depth) if field in grown}
-
-
-def _tensors(
-    student: Checkpoint,
-    teacher: Checkpoint,
-    own: BlockNames,
-    taught: BlockNames,
-    blocks: Sequence[int],
-    dtype: str | None,
-    kept: tuple[str, ...],
-    packed: tuple[Packed, ...],
-) -> list[PlannedTensor]:
-    planned = []
-    dtype_of: dict[str, str] = {}
-    for name, entry in student.tensors.items():
-        place = own.split(name)
-        if place is not None and place[0] >= own.num_blocks:
-            continue
-        stored = target_dtype(entry.dtype, dtype, name, kept)
-        if place is not None:
-            dtype_of[place[1]] = stored
-        kind = find_packed(name, packed)
-        if kind is not None and name in teacher.tensors:
-            depth = own.num_blocks
-            parts = [
-                Part(entry, depth, tuple(range(depth))),
-                Part(teacher.tensors[name], taught.num_blocks, tuple(blocks[depth:])),
-            ]
-            location = teacher.location.name
-            planned.append(plan_packed(name, kind, parts, stored, model=location))
-            continue
-        planned.append(PlannedTensor(name=name, dtype=stored, shape=entry.shape, source=entry))
-    # A kind of tensor that the student's blocks lack takes the dtype that most of theirs have.
-    floats = Counter(stored for stored in dtype_of.values() if dtypes.is_float(stored))
-    usual = floats.most_common(1)[0][0] if floats else None
-    new_number = {old: new for new, old in enumerate(blocks) if new >= own.num_blocks}
-    for name, entry in teacher.tensors.items():
-        place = taught.split(name)
-        if place is None or place[0] not in new_number:
-            continue
-        wanted = dtype_of.get(place[1], usual) if dtypes.is_float(entry.dtype) else None
-        planned.append(
-            PlannedTensor(
-                name=own.join(new_number[place[0]], place[1]),
-                dtype=wanted or entry.dtype,
-                shape=entry.shape,
-                source=entry,
-            )
-        )
-    return planned

@@ -23,6 +23,9 @@ _OF_OTHER_BLOCKS = {
     # Lists of every block's kind. A block picked its own from it: the type or class compared here.
     ("GPTNeoAttention", "attention_layers"),
     ("ReformerAttention", "attn_layers"),
+    # The period of the kinds, which nothing reads: a block picked its own from `layer_types`.
+    ("Exaone4Attention", "sliding_window_pattern"),
+    ("ExaoneMoeAttention", "sliding_window_pattern"),
     # Whether the keys are kept for later blocks. Which block reads whose is held by `SharedTail`.
     ("Gemma3nTextAttention", "store_full_length_kv"),
     ("Gemma4TextAttention", "store_full_length_kv"),

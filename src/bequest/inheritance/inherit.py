@@ -19,11 +19,11 @@ from bequest.inheritance.blocks import BlockNames, find_blocks
 from bequest.inheritance.build import build
 from bequest.inheritance.config_cut import (
     cut_config,
+    decoder_config,
     depth_field,
     depth_of,
     kept_in_float32,
     read_config,
-    refuse_extra_blocks,
     require_decoder,
 )
 from bequest.inheritance.depth_rules import REMOVED, is_prefix
@@ -33,12 +33,10 @@ from bequest.inheritance.plan import (
     in_byte_order,
     require_no_adapter,
 )
+from bequest.inheritance.prediction import LEFT_OUT, prediction_tensors
 from bequest.inheritance.quantized import FIELD as QUANTIZATION
-from bequest.inheritance.quantized import (
-    cut_quantization,
-    quantization_of,
-    require_unquantized,
-)
+from bequest.inheritance.quantized import quantization_of, require_unquantized
+from bequest.inheritance.quantized_names import cut_older_files, cut_quantization
 from bequest.inheritance.selection import layers_as_text, select_layers
 
 _QUANTIZED = (
@@ -157,7 +155,10 @@ def _plan(config: InheritConfig, checkpoint: Checkpoint) -> InheritancePlan:
     depth = depth_of(read)
     selection = select_layers(config.layers, depth)
     blocks = find_blocks(checkpoint.tensors, depth, model=name)
-    notes = refuse_extra_blocks(blocks, architecture, checkpoint.config, model=name)
+    left_out = prediction_tensors(
+        checkpoint.tensors, blocks, read, decoder_config(read), model=name
+    )
+    notes = [LEFT_OUT] if left_out else []
     cut, changes = cut_config(checkpoint.config, selection, architecture, model=name)
     changes.pop(depth_field(read), None)
     if quantization is not None:
@@ -166,9 +167,18 @@ def _plan(config: InheritConfig, checkpoint: Checkpoint) -> InheritancePlan:
         if followed != quantization:
             changes[QUANTIZATION] = followed
         notes.append(_QUANTIZED)
+    rewritten = cut_older_files(
+        checkpoint.folder, blocks, selection, checkpoint.tensors, model=name
+    )
     kept = kept_in_float32(read, config.dtype)
     planned = cut_tensors(
-        checkpoint, blocks, selection, config.dtype, kept, packed=architecture.packed
+        checkpoint,
+        blocks,
+        selection,
+        config.dtype,
+        kept,
+        packed=architecture.packed,
+        left_out=left_out,
     )
     if config.reinit:
         from bequest.inheritance.reinit import reinitialized
@@ -198,6 +208,7 @@ def _plan(config: InheritConfig, checkpoint: Checkpoint) -> InheritancePlan:
         notes=tuple(notes),
         full_hash=config.hash,
         trust_remote_code=config.trust_remote_code,
+        rewritten=rewritten,
     )
     require_space(target, plan.num_bytes)
     return plan
@@ -211,6 +222,7 @@ def cut_tensors(
     kept: tuple[str, ...],
     *,
     packed: tuple[Packed, ...] = (),
+    left_out: frozenset[str] = frozenset(),
 ) -> list[PlannedTensor]:
     """Plan every tensor outside the blocks and those of the selected blocks, renumbered.
 
@@ -221,10 +233,13 @@ def cut_tensors(
         dtype: dtype of the result's floats, or None.
         kept: parts of keys whose tensors keep their own dtype.
         packed: tensors outside the blocks in which every block has a slice.
+        left_out: keys of prediction blocks.
     """
     new_number = {old: new for new, old in enumerate(selection)}
     planned = []
     for name, entry in checkpoint.tensors.items():
+        if name in left_out:
+            continue
         place = blocks.split(name)
         if place is not None:
             if place[0] not in new_number:

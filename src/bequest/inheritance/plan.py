@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,11 @@ class InheritancePlan:
     """Whether the lineage records the SHA-256 of whole weight files."""
     trust_remote_code: bool
     """Whether Python files of the model's folder may run."""
+    rewritten: Mapping[str, Any] = field(default_factory=dict)
+    """Companions that name blocks, by file name: what they hold in the result."""
+
+    def __post_init__(self) -> None:
+        self.companions  # noqa: B018 - a link out of the folder is refused before a byte is written
 
     @property
     def home(self) -> Checkpoint:

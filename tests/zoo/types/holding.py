@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,12 @@ from transformers import PreTrainedModel
 
 import bequest
 from bequest import BequestError
+from bequest.inheritance.blocks import find_blocks
 from bequest.inheritance.config_cut import depth_of
 from bequest.inheritance.plan import InheritancePlan
+from bequest.inheritance.prediction import COUNTS
 from zoo.raw import Raw, read_folder
-from zoo.types import models, multimodal, skipping
+from zoo.types import models, multimodal, prediction, skipping
 
 NO_CACHE = ("reformer",)
 """Whole models that transformers fails to generate with a cache: an einsum in `_hash_vectors`."""
@@ -28,8 +31,8 @@ def load_whole(model_type: str, folder: Path) -> PreTrainedModel:
     return model.eval()
 
 
-def assert_bytes(plan: InheritancePlan, source: Path) -> None:
-    """Hold every tensor to the source's: renumbered blocks, the rest as it was."""
+def assert_bytes(plan: InheritancePlan, source: Path, left_out: frozenset[str]) -> None:
+    """Hold every tensor to the source's: renumbered blocks, the rest as it was or left out."""
     found, whole = read_folder(plan.target), read_folder(source)
     prefix, slots = plan.block_prefix, dict(enumerate(plan.source_blocks))
     expected = {}
@@ -46,8 +49,15 @@ def assert_bytes(plan: InheritancePlan, source: Path) -> None:
         assert found[key] == sliced(whole[key], axis, plan.source_blocks, 8)
         different.remove(key)
     assert different == []
-    outside = {key for key in whole if not key.startswith(prefix)}
-    assert outside <= found.keys()
+    outside = {key for key in whole if not key.startswith(prefix)} - left_out
+    assert outside == {key for key in found if not key.startswith(prefix)}
+
+
+def assert_none_counted(folder: Path) -> None:
+    """Hold a configuration to count no prediction blocks."""
+    config = json.loads((folder / "config.json").read_text())
+    decoder = config.get("text_config", config)
+    assert [field for field in COUNTS if decoder.get(field)] == []
 
 
 def sliced(raw: Raw, axis: int, blocks: tuple[int, ...], depth: int) -> Raw:
@@ -88,6 +98,7 @@ def hold(model_type: str, folder: Path) -> None:
 
     Both cuts are held to the whole model with the other blocks skipped: logits without a cache,
     greedy generation with one, what is made of an image where the type reads one, and every byte.
+    Prediction blocks, which the source has where hubs do, are left out.
     """
     source = folder / "source"
     models.build(model_type).save_pretrained(source)
@@ -96,6 +107,8 @@ def hold(model_type: str, folder: Path) -> None:
     whole = load_whole(model_type, source)
     before = skipping.logits(whole)
     depth = depth_of(whole.config)
+    blocks = find_blocks(read_folder(source), depth, model=model_type)
+    left_out = prediction.add(model_type, source, blocks.prefix, depth)
     half, chosen = models.half(model_type, depth), models.chosen(model_type)
     assert depth >= 4
     if model_type in models.FIRST_ONLY:
@@ -117,10 +130,13 @@ def hold(model_type: str, folder: Path) -> None:
         if model_type not in NO_CACHE:
             assert_generates(cut, reference, model_type)
         assert_sees(cut, reference, model_type)
-        assert_bytes(plan, source)
+        assert_bytes(plan, source, left_out)
+        assert_none_counted(out)
     if half[0] == 0 and half == tuple(range(len(half))):
         bequest.grow(folder / "half", source, folder / "grown", layers=depth)
-        assert read_folder(folder / "grown") == read_folder(source)
+        original = read_folder(source)
+        kept = {key: original[key] for key in original if key not in left_out}
+        assert read_folder(folder / "grown") == kept
         torch.testing.assert_close(
             skipping.logits(load_whole(model_type, folder / "grown")), before, rtol=0, atol=1e-5
         )

@@ -78,6 +78,11 @@ HYBRID: dict[str, dict[str, Any]] = {
     "qwen3_5_text": {"layer_types": _MIXED},
     "qwen3_next": {"layer_types": _MIXED, "mlp_only_layers": [0, 3]},
     "qwen4_exp_text": {
+        "ple_layer_ids": [1, 4],
+        "ngram_vocab_size_base": 16,
+        "heads_per_ngram": 2,
+        "make_ngram_vocab_size_divisible_by": 4,
+        "split_ngram_parts": 2,
         "layer_types": [LINEAR, "indexed_attention", "indexed_attention"] * 2,
         "output_gate_type": "silu",
         "hc_count": 2,

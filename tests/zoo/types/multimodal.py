@@ -192,6 +192,8 @@ _NUM_TOKENS = {
 
 def picture(model_type: str) -> dict[str, torch.Tensor] | None:
     """The inputs of one row of text with an image in it; None for a type that is shown none."""
+    if model_type == "mllama":
+        return _picture_across()
     count = _NUM_TOKENS.get(model_type)
     if count is None:
         return None
@@ -214,6 +216,22 @@ def picture(model_type: str) -> dict[str, torch.Tensor] | None:
         inputs["token_type_ids"] = torch.zeros_like(ids)
     inputs["pixel_values"] = torch.randn(shape, generator=generator)
     return inputs
+
+
+def _picture_across() -> dict[str, torch.Tensor]:
+    """Llama 3.2's blocks with cross-attention read an image of up to four tiles beside the text."""
+    generator = torch.Generator().manual_seed(2)
+    ids = torch.randint(4, 50, (1, 10), generator=generator)
+    seen = torch.zeros(1, 10, 1, 4)
+    seen[:, 3:, :, 0] = 1  # from the fourth token on, the first tile
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values": torch.randn(1, 1, 4, 3, 16, 16, generator=generator),
+        "aspect_ratio_ids": torch.tensor([[1]]),
+        "aspect_ratio_mask": torch.tensor([[[1, 0, 0, 0]]]),
+        "cross_attention_mask": seen,
+    }
 
 
 @torch.no_grad()

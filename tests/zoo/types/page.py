@@ -18,6 +18,7 @@ from bequest.inheritance.architectures import (
 )
 from bequest.inheritance.quantized import BESIDE
 from bequest.inheritance.refused_types import ENCODER_DECODERS, ENCODERS, REFUSED
+from zoo.types import peer
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "architectures.md"
 
@@ -35,10 +36,11 @@ _SENTENCES: dict[type[Any], str] = {
     rules.OfInitialization: "`{field}`, which only new weights read",
     limits.OnlyInLast: "**the last block must stay last**: only it has {what}",
     periods.Period: "`{field}` goes where the blocks no longer follow it",
+    periods.PeriodOfOthers: "`{field}`, where some period fits",
     periods.PeriodAndOffset: "`{period}` and `{offset}`, where some period fits",
     limits.PaddedForAll: "**a local block must stay with LSH blocks** unless its chunks divide theirs",
     rules.PerLayerList: "the list `{field}`",
-    rules.PredictionBlocks: "`{field}`: prediction blocks are left out",
+    limits.PlaceInList: "**no block of `{field}` without those before it**: {what} counts them",
     periods.RepeatedKinds: "the repeated list `{field}`",
     rules.RootOfDepth: "`{field}`, which is divided by the root of the depth",
     rules.RunsOfKinds: "the runs in `{field}`",
@@ -57,8 +59,10 @@ logits, greedy generation with a cache, and every tensor's bytes. `bequest grow`
 again from the half, byte for byte.
 
 In every type the depth, `layer_types`, `mlp_layer_types` and `per_layer_config` follow the blocks.
-The table says what else does. Bold is a limit: another selection is refused with a sentence. So is,
-in a type that mixes attention with other blocks, a selection without any attention.
+Multi-token-prediction blocks, numbered on behind the decoder's or under `mtp`, are left out and their
+count is set to 0: they predict from the last block's output, which a cut changes. The table says what
+else follows. Bold is a limit: another selection is refused with a sentence. So is, in a type that
+mixes attention with other blocks, a selection without any attention.
 """
 
 
@@ -73,11 +77,16 @@ def page() -> str:
         f"Of the {total} types in transformers' list of causal language models, {len(decoders)} "
         f"are cut, {len(refused)} decoders are refused, and {len(others)} are no decoders.\n",
         "## Inherited\n",
-        "| model_type | what else follows the blocks |\n|---|---|",
-        *(f"| {model_type} | {_facts(model_type)} |" for model_type in decoders),
+        f"| model_type | what else follows the blocks | mergekit {peer.record()['mergekit']} |\n"
+        "|---|---|---|",
+        *(f"| {name} | {_facts(name)} | {peer.verdict(name)} |" for name in decoders),
         "\n## Image models outside that list\n",
         "The decoder's blocks are cut and the rest is kept byte for byte; a tiny model of each is held "
-        f"to the whole one, most of them with an image: {', '.join(MULTIMODAL)}.\n",
+        "to the whole one, most of them with an image.\n",
+        f"| model_type | mergekit {peer.record()['mergekit']} |\n|---|---|",
+        *(f"| {name} | {peer.verdict(name)} |" for name in MULTIMODAL),
+        "",
+        *peer.section(),
         "## Quantized checkpoints\n",
         "Copied block by block with their scales, the names of blocks in `quantization_config` "
         f"following: {', '.join(BESIDE)}. The result is judged as the unquantized model that it "
