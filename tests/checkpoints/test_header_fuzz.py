@@ -174,6 +174,9 @@ STUMBLES = {
     % (b"9" * 5000),
     "a product of 200000 digits": b'{"a":{"dtype":"U8","shape":[%s],"data_offsets":[0,1]}}'
     % b",".join([b"9" * 4000] * 50),
+    "a number beyond float64": b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"more":%s}}'
+    % (b"9" * 400),
+    "an exponent beyond float64": b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"x":1e999}}',
     "half a character": b'{"\\ud800":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}',
     "no number": b'{"a":NaN}',
     "another encoding": "{}".encode("utf-16"),

@@ -63,7 +63,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     # Its lineage is one that the other commands read.
     assert main(["lineage", str(tmp_path / "out")]) == 0
     assert main(["report", str(tmp_path / "out"), "--out", str(tmp_path / "r.html")]) == 0
-    assert "Made by finetune from model." in (tmp_path / "r.html").read_text(encoding="utf-8")
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "Made by finetune from model, train and test." in page
 
 
 @pytest.mark.parametrize(

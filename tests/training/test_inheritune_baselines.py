@@ -26,6 +26,8 @@ from training.tiny_inheritune import STEPS, plan, settings, weights, write_refer
 
 TOKENS = STEPS * 2 * 16
 """Of a round."""
+KEPT: dict[str, Any] = {"keep_checkpoints": True}
+"""Whoever runs in the shared folder keeps what the other tests read there, in whatever order."""
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +42,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def result(given: Path, out: Path) -> InherituneResult:
-    kept = {"keep_checkpoints": True}
-    return run_inheritune(plan(given, out, max_rounds=1, baselines=BASELINES, **kept))
+    return run_inheritune(plan(given, out, max_rounds=1, baselines=BASELINES, **KEPT))
 
 
 def place(out: Path, name: str) -> Path:
@@ -155,7 +156,7 @@ def test_run_again_it_reads_what_is_there_and_adds_what_is_asked_for(
 
     monkeypatch.setattr(inheritune_stage, "run_pretrain", never)
     names = ("half-width", "scratch")
-    again = run_inheritune(plan(given, out, max_rounds=1, baselines=names))
+    again = run_inheritune(plan(given, out, max_rounds=1, baselines=names, **KEPT))
     by_name = {one.name: one.gap_to_student for one in result.baselines}
     assert [one.gap_to_student for one in again.baselines] == [by_name[name] for name in names]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ _LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 100_000_000
 """The reference implementation refuses longer headers."""
 _MAX_NUMBER = 2**63 - 1
+_LARGE = re.compile(rb"[0-9]{300}|[0-9][eE][+-]?[0-9]")
+"""What a number beyond float64 has at least."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,13 +112,22 @@ def encode_header(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> bytes:
 
 
 def _parse(text: bytes, path: Path) -> dict[str, Any]:
+    # Numbers are looked at one by one only where one could be too large: that takes its time.
+    numbers = {"parse_int": _number, "parse_float": _number} if _LARGE.search(text) else {}
     try:
-        header = json.loads(text, object_pairs_hook=_without_duplicates)
+        header = json.loads(text, object_pairs_hook=_without_duplicates, **numbers)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} has a damaged safetensors header: {error}.") from error
     if not isinstance(header, dict):
         raise CheckpointError(f"{path} has a safetensors header that is no JSON object.")
     return header
+
+
+def _number(digits: str) -> int | float:
+    """Read a number as safetensors' own reader does, which refuses what no float64 can hold."""
+    if math.isinf(float(digits)):
+        raise ValueError("a number in it is out of range")
+    return int(digits) if digits.lstrip("-").isdigit() else float(digits)
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
