@@ -162,7 +162,9 @@ def conclude(out: Path, plan: list[Step], state: dict[str, Any]) -> None:
     )
     if found["averaged"] > found["trained"]:
         print("   Its average lags: while the loss falls this fast, older weights are worse ones.")
-    print("   Averages pay late in a run, at a high learning rate (docs/averaging.md).\n")
+    else:
+        print("   The mean of its last checkpoints is better than the last one, for nothing.")
+    print("   Averages pay where the learning rate is high (docs/averaging.md).\n")
 
     print_row("", "answers", "questions", "Brown")
     kept, target = (scores(out / "forgetting", task) for task in ("brown.jsonl", "questions.jsonl"))

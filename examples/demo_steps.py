@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "examples" / "demo"
 MODEL = ROOT / ".cache" / "assets" / "SmolLM2-135M-Instruct"
 BROWN = ROOT / ".cache" / "assets" / "brown"
-TRAIN_STEPS = 30
-"""Of pretrain.yaml."""
+TRAIN_STEPS, SPACING = 30, 2
+"""Of pretrain.yaml: its steps, and those between the checkpoints that are averaged."""
 QUESTIONS = 48
 HELD_OUT_QUESTIONS = 18
 TEXTS = 40
@@ -74,8 +74,14 @@ def steps(out: Path, layers: int, scale: float) -> list[Step]:
 def _depth(out: Path, layers: int, scale: float) -> list[Step]:
     model, brown = short(MODEL), short(out / "data" / "brown.jsonl")
     cut, trained, averaged = (short(out / name) for name in ("cut", "trained", "averaged"))
+    # As many checkpoints as a very short run has.
+    window = str(min(5, scaled(TRAIN_STEPS, scale) // scaled(SPACING, scale, 1)))
     # fmt: off
-    longer = () if scale == 1 else ("--training.max_steps", str(scaled(TRAIN_STEPS, scale)))
+    spacing = str(scaled(SPACING, scale, 1))
+    longer = () if scale == 1 else (
+        "--training.max_steps", str(scaled(TRAIN_STEPS, scale)),
+        "--training.save_steps", spacing, "--averages.lawa.spacing", spacing,
+    )
     return [
         _step(
             out, "diagnosis", "Diagnose: which blocks hardly look around any more?",
@@ -93,7 +99,8 @@ def _depth(out: Path, layers: int, scale: float) -> list[Step]:
         ),
         _step(
             out, "averaged", "Average the last checkpoints of that run afterwards",
-            "average", f"{trained}.run", averaged, "--window", "2", needless="trained.run",
+            "average", f"{trained}.run", averaged, "--window", window, "--spacing", spacing,
+            needless="trained.run",
         ),
         _step(
             out, "depth", "Evaluate: the whole model before, the cut one and its successors after",
