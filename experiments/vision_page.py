@@ -189,8 +189,9 @@ def write_page(cache: Path, settings: Any) -> None:
         "in brackets 95 % bootstrap intervals over seeds and images, crossed. The hardest tenth is "
         "the one with the largest losses under the probe, which says little of the probe itself. "
         f"`{vision.SMALLER_STEPS}` is the standard loss at the rate times FLOW's mean weight. "
-        "The rate was chosen before the others ran, by standard fine-tuning on the first digits "
-        f"alone (rate: target / retained): {rates_tried(cache, settings)}.",
+        "The rate is the lowest tried at which standard fine-tuning learned the first digits better "
+        "than the probe, chosen before the other methods ran (rate: target / retained): "
+        f"{rates_tried(cache, settings)}.",
         "",
         *lines,
         "",

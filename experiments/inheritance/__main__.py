@@ -63,16 +63,18 @@ def cells() -> list[Cell]:
         return [Cell(study=study, start=s, depth=depth, rate=rate, seed=seed) for s in names]
 
     found = [Cell(study="smollm2", start="reference", depth=30, rate=0.0, seed=0)]
-    for rate in (1e-3, 3e-4, 3e-3):
-        found += pair("smollm2", 8, rate, 0)
+    found += pair("smollm2", 8, 1e-3, 0)
     found.append(Cell(study="small", start="reference", depth=8, rate=SMALL_RATE, seed=0))
     found += pair("small", 4, SMALL_RATE, 0) + pair("small", 4, SMALL_RATE, 1)
-    for rate in (1e-3, 3e-4):
-        found += pair("smollm2", 15, rate, 0)
-    found += pair("smollm2", 8, 1e-3, 1) + pair("small", 4, SMALL_RATE, 2)
-    for seed in (0, 1):
-        twice = Cell(study="small", start="scratch", depth=4, rate=SMALL_RATE, seed=seed, times=2)
-        found.append(twice)
+    found += pair("smollm2", 15, 1e-3, 0)
+    longer = [
+        Cell(study="small", start="scratch", depth=4, rate=SMALL_RATE, seed=seed, times=2)
+        for seed in (0, 1)
+    ]
+    found += [longer[0], *pair("small", 4, SMALL_RATE, 2), *pair("smollm2", 15, 3e-4, 0)]
+    for rate in (3e-4, 3e-3):
+        found += pair("smollm2", 8, rate, 0)
+    found += [*pair("smollm2", 8, 1e-3, 1), longer[1]]
     return found
 
 
