@@ -41,6 +41,8 @@ from bequest.training.vision_publish import HARD, on_retention, on_target
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = ROOT / ".cache" / "assets"
 CACHE = ROOT / ".cache" / "experiments" / "vision"
+CELLS = ROOT / "experiments" / "cells" / "vision"
+"""What was measured, a file a cell, kept with the code: other machines go on from there."""
 GROUPS = Path(__file__).with_name("cifar10_of_imagenet.json")
 
 TARGETS = {
@@ -226,7 +228,7 @@ def file_of(target: str, seed: int, method: str, settings: Settings) -> Path:
     """The file of a cell; other settings have other files."""
     known = json.dumps(asdict(settings), sort_keys=True)
     digest = hashlib.sha256(known.encode()).hexdigest()[:8]
-    return CACHE / f"{_slug(target, seed, method)}-{digest}.json"
+    return CELLS / f"{_slug(target, seed, method)}-{digest}.json"
 
 
 def _slug(target: str, seed: int, method: str) -> str:
@@ -247,6 +249,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     CACHE.mkdir(parents=True, exist_ok=True)
+    CELLS.mkdir(parents=True, exist_ok=True)
     for rate in [] if options.write else options.rates or [Settings().learning_rate]:
         settings = replace(Settings(), learning_rate=rate)
         for seed in options.seeds:
@@ -258,7 +261,7 @@ def main() -> None:
                     shutil.rmtree(CACHE / f"stages-{target}-{seed}", ignore_errors=True)
     from experiments.vision_page import write_page
 
-    write_page(CACHE, Settings())
+    write_page(CELLS, Settings())
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 
-from experiments.inheritance.data import CACHE
+from experiments.inheritance.data import CACHE, CELLS
 from experiments.inheritance.run import Cell, Study, run
 
 SMALL = {
@@ -86,6 +86,7 @@ def main() -> None:
     parser.add_argument("--cell", help="run the cell of this name")
     options = parser.parse_args()
     CACHE.mkdir(parents=True, exist_ok=True)
+    CELLS.mkdir(parents=True, exist_ok=True)
     if options.cell is not None:
         (cell,) = (cell for cell in cells() if cell.path.stem == options.cell)
         run(cell, STUDIES[cell.study])

@@ -9,6 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 ASSETS = ROOT / ".cache" / "assets"
 CACHE = ROOT / ".cache" / "experiments" / "inheritance"
+CELLS = ROOT / "experiments" / "cells" / "inheritance"
+"""What was measured, a file a cell, kept with the code: other machines go on from there."""
 SMOLLM2 = ASSETS / "SmolLM2-135M-Instruct"
 CORPORA = ("brown", "wikipedia-sample")
 

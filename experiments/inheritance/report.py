@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.page import write_section
-from experiments.inheritance.data import CACHE, ROOT
+from experiments.inheritance.data import CELLS, ROOT
 from experiments.inheritance.run import Cell, Study, diagnosis_of
 
 FIGURE = ROOT / "docs" / "inheritance.png"
@@ -262,7 +262,7 @@ def draw(runs: Sequence[Run], panels: Sequence[tuple[str, int, str]]) -> None:
 
 def read_all() -> list[Run]:
     """The cells that are done."""
-    return [Run.read(file) for file in sorted(CACHE.glob("*_*_*_*_*.json"))]
+    return [Run.read(file) for file in sorted(CELLS.glob("*_*_*_*_*.json"))]
 
 
 def _trained_here(runs: Sequence[Run], small: Study) -> list[str]:
@@ -334,7 +334,7 @@ def report(studies: dict[str, Study]) -> None:
 
 def diagnosed(name: str) -> list[str]:
     """What `bequest diagnose` says of a study's reference: one row a block."""
-    file = diagnosis_of(name) / "results.json"
+    file = diagnosis_of(name)
     if not file.is_file():
         return []
     (table,) = (

@@ -16,7 +16,15 @@ from bequest.training.pretrain import run_pretrain
 from bequest.training.pretrain_config import PretrainConfig
 from bequest.training.pretrain_plan import plan_pretrain
 from bequest.training.pretrain_trainer import PretrainTrainer
-from experiments.inheritance.data import CACHE, SMOLLM2, held_out_file, middle, texts, training_file
+from experiments.inheritance.data import (
+    CACHE,
+    CELLS,
+    SMOLLM2,
+    held_out_file,
+    middle,
+    texts,
+    training_file,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +82,7 @@ class Cell:
         """Where its results are."""
         longer = "" if self.times == 1 else f"_x{self.times}"
         name = f"{self.study}_{self.start}_{self.depth}_{self.rate:g}_{self.seed}{longer}.json"
-        return CACHE / name
+        return CELLS / name
 
 
 def reference_of(name: str) -> Path:
@@ -163,16 +171,16 @@ def run(cell: Cell, study: Study) -> None:
 
 
 def diagnosis_of(name: str) -> Path:
-    """The folder of what `bequest diagnose` says of a study's reference."""
-    return reference_of(name).with_name(f"{name}-diagnosis")
+    """The file of what `bequest diagnose` says of a study's reference."""
+    return CELLS / f"{name}-diagnosis.json"
 
 
 def _diagnose(name: str) -> None:
     pieces = [middle(text, 4000) for text in texts("held_out")]
     pieces += [text[:4000] for text in texts("held_out")]
-    bequest.diagnose(
-        reference_of(name), pieces, diagnosis_of(name), leave_one_out=True, overwrite=True
-    )
+    folder = reference_of(name).with_name(f"{name}-diagnosis")
+    bequest.diagnose(reference_of(name), pieces, folder, leave_one_out=True, overwrite=True)
+    shutil.copyfile(folder / "results.json", diagnosis_of(name))
 
 
 def _recording(curves: list[dict[str, Any]]) -> type[PretrainTrainer]:

@@ -88,8 +88,10 @@ def test_middle_begins_with_a_word_and_cuts_no_character() -> None:
 
 
 def test_a_cell_of_each_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (data, run, report):
+    for module in (data, run):
         monkeypatch.setattr(module, "CACHE", tmp_path)
+    for module in (data, run, report):
+        monkeypatch.setattr(module, "CELLS", tmp_path)
     rows = [json.dumps({"text": f"{n} is a number, and {n + 1} is next. " * 20}) for n in range(40)]
     (tmp_path / "train.jsonl").write_text("\n".join(rows[:36]) + "\n")
     (tmp_path / "held_out-90.jsonl").write_text("\n".join(rows[36:]) + "\n")
