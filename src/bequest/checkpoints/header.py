@@ -113,9 +113,11 @@ def encode_header(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> bytes:
 
 def _parse(text: bytes, path: Path) -> dict[str, Any]:
     # Numbers are looked at one by one only where one could be too large: that takes its time.
-    numbers = {"parse_int": _number, "parse_float": _number} if _LARGE.search(text) else {}
+    number = _number if _LARGE.search(text) else None
     try:
-        header = json.loads(text, object_pairs_hook=_without_duplicates, **numbers)
+        header = json.loads(
+            text, object_pairs_hook=_without_duplicates, parse_int=number, parse_float=number
+        )
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} has a damaged safetensors header: {error}.") from error
     if not isinstance(header, dict):
