@@ -206,7 +206,8 @@ def against_reference(runs: Sequence[Run], name: str) -> list[str]:
 def averaged(runs: Sequence[Run], name: str, study: Study) -> list[str]:
     """One row a start: LAWA less the raw weights of the same run and step."""
     lines: list[str] = []
-    rows = sorted({key(r)[:0:-1] for r in runs if r.cell.study == name and r.cell.rate})
+    own = [r for r in runs if r.cell.study == name and r.cell.rate and r.cell.times == 1]
+    rows = sorted({key(r)[:0:-1] for r in own})
     for depth, start in reversed(rows):
         own = list(chosen(runs, name, start, depth).values())
         steps = [
