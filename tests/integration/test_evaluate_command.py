@@ -51,6 +51,7 @@ def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
     two = run_two_processes(*words, "--out", tmp_path / "two")
     assert two.returncode == 0, two.stderr
     assert two.stdout.count("results to compute") == 1
+    assert not list((tmp_path / "two").rglob("*.unfinished"))
     assert items_of(tmp_path / "two") == items_of(tmp_path / "one")
 
 

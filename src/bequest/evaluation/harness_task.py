@@ -230,7 +230,7 @@ def _resumed(model: LoadedModel, scratch: Path | None) -> AbstractContextManager
     harness = model.harness
     # Processes that measure how large a batch may be do it together, also those with nothing left.
     together = harness.world_size > 1 and not model.batch_size.isdecimal()
-    if scratch is None or together:
+    if together:
         return contextlib.nullcontext(harness)
     return ResumedHarness(harness, scratch)
 

@@ -1,6 +1,8 @@
 """lm-eval's model whose answers are kept as they come, so that an interrupted task goes on.
 
 lm-eval has a cache of its own. It unpickles what it finds in a file, which may be anybody's.
+Its own sharing of the work needs several GPUs; elsewhere each of a run's processes would answer
+everything, so that the work is shared here.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from bequest.evaluation.kept import KeptAnswers
+from bequest.losses.processes import from_all, rank_and_size, share_of
 
 
 class ResumedHarness:
@@ -22,12 +25,12 @@ class ResumedHarness:
 
     Args:
         harness: lm-eval's model.
-        folder: where answers are kept.
+        folder: where answers are kept; None keeps nothing on disk.
     """
 
-    def __init__(self, harness: Any, folder: Path) -> None:
+    def __init__(self, harness: Any, folder: Path | None) -> None:
         self._harness = harness
-        self._kept = KeptAnswers(folder, harness.rank, "requests")
+        self._kept = KeptAnswers(folder, rank_and_size()[0], "requests")
 
     def __enter__(self) -> ResumedHarness:
         """Ask the model to tell of each answer as it has it."""
@@ -68,11 +71,19 @@ class ResumedHarness:
         if not all(_repeats(method, request.args) for request in requests):
             return list(own(requests, **options))
         keys = [_key(method, request.args) for request in requests]
+        rank, size = (0, 1) if self._harness.world_size > 1 else rank_and_size()
+        # By the request and not by what is left: a process may have found more on disk than others.
+        mine = share_of(
+            list(dict(zip(keys, requests, strict=True)).items()), rank, size, in_step=False
+        )
         known = self._kept.found
-        left = [(r, key) for r, key in zip(requests, keys, strict=True) if key not in known]
+        left = [(key, request) for key, request in mine if key not in known]
         # Here are the answers as lm-eval gives them in the end; those on disk are the same.
-        told = own([request for request, _ in left], **options) if left else []
-        found = known | {key: answer for (_, key), answer in zip(left, told, strict=True)}
+        told = own([request for _, request in left], **options) if left else []
+        new = {key: answer for (key, _), answer in zip(left, told, strict=True)}
+        answered = {key: new[key] if key in new else known[key] for key, _ in mine}
+        shares = [answered] if size == 1 else from_all(answered)
+        found = {key: answer for share in shares for key, answer in share.items()}
         return [found[key] for key in keys]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -77,6 +77,16 @@ def from_first(value: T) -> T:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def from_all(value: T) -> list[T]:
+    """Return what each process passes, in the order of their numbers, in every process."""
+    _, size = rank_and_size()
+    if size == 1:
+        return [value]
+    found: list[T | None] = [None] * size
+    dist.all_gather_object(found, value)
+    return cast("list[T]", found)
 
 
 def add_up(values: Tensor) -> None:
