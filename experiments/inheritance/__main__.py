@@ -13,9 +13,10 @@ import argparse
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 from experiments.inheritance.data import CACHE, CELLS
-from experiments.inheritance.run import Cell, Study, run
+from experiments.inheritance.run import Cell, Study, is_done, run
 
 SMALL = {
     "model_type": "llama",
@@ -74,8 +75,14 @@ def cells() -> list[Cell]:
     found += [longer[0], *pair("small", 4, SMALL_RATE, 2), *pair("smollm2", 15, 3e-4, 0)]
     for rate in (3e-4, 3e-3):
         found += pair("smollm2", 8, rate, 0)
-    found += [*pair("smollm2", 8, 1e-3, 1), longer[1]]
-    return found
+    found += pair("smollm2", 8, 1e-3, 1) + pair("smollm2", 15, 1e-3, 1)
+    long = Cell(study="small", start="reference", depth=8, rate=SMALL_RATE, seed=0, times=4)
+    found += [
+        longer[1],
+        long,
+        replace(long, start="inherited", depth=4, times=1, reference_times=long.times),
+    ]
+    return [*found, *pair("smollm2", 15, 3e-3, 0)]
 
 
 def main() -> None:
@@ -92,7 +99,7 @@ def main() -> None:
         run(cell, STUDIES[cell.study])
         return
     for cell in [] if options.report else cells():
-        if cell.path.exists() or time.strftime("%H:%M") >= options.until:
+        if is_done(cell, STUDIES[cell.study]) or time.strftime("%H:%M") >= options.until:
             continue
         print(time.strftime("%H:%M:%S"), cell.path.stem, flush=True)
         command = [sys.executable, "-m", "experiments.inheritance", "--cell", cell.path.stem]

@@ -47,7 +47,7 @@ class Run:
         nothing = {"nats": [np.nan] * len(tokens)}
         nats = {c: np.array([p.get(c, nothing)["nats"] for p in points]) for c in CURVES}
         return cls(
-            cell=Cell(**{name: document[name] for name in Cell.__dataclass_fields__}),
+            cell=Cell(**{k: document[k] for k in Cell.__dataclass_fields__ if k in document}),
             steps=tuple(point["step"] for point in points),
             nats=nats,
             tokens=tokens,
@@ -112,6 +112,7 @@ def best_rate(runs: Sequence[Run], study: str, start: str, depth: int) -> float 
 def key(run: Run) -> tuple[str, str, int]:
     """What a row of a table is about: study, start (and how many times the steps), depth."""
     longer = "" if run.cell.times == 1 else f" x{run.cell.times}"
+    longer += "" if run.cell.reference_times == 1 else f" of x{run.cell.reference_times}"
     return run.cell.study, run.cell.start + longer, run.cell.depth
 
 

@@ -76,23 +76,27 @@ class Cell:
     """Of the order of the text, and of the weights that are drawn."""
     times: int = 1
     """How many times `Study.steps` it is trained."""
+    reference_times: int = 1
+    """How many times `Study.steps` the reference was trained that it inherits from."""
 
     @property
     def path(self) -> Path:
         """Where its results are."""
         longer = "" if self.times == 1 else f"_x{self.times}"
+        longer += "" if self.reference_times == 1 else f"_of_x{self.reference_times}"
         name = f"{self.study}_{self.start}_{self.depth}_{self.rate:g}_{self.seed}{longer}.json"
         return CELLS / name
 
 
-def reference_of(name: str) -> Path:
-    """The folder of a study's reference."""
-    return SMOLLM2 if name == "smollm2" else CACHE / f"{name}-reference"
+def reference_of(name: str, times: int = 1) -> Path:
+    """The folder of a study's reference, trained for so many times `Study.steps`."""
+    longer = "" if times == 1 else f"-x{times}"
+    return SMOLLM2 if name == "smollm2" else CACHE / f"{name}-reference{longer}"
 
 
 def config_of(cell: Cell, study: Study, folder: Path) -> PretrainConfig:
     """What `bequest pretrain` is asked to do."""
-    reference = reference_of(cell.study)
+    reference = reference_of(cell.study, cell.reference_times)
     steps = study.steps * cell.times
     start: dict[str, Any]
     if cell.start == "inherited":
@@ -135,15 +139,24 @@ def config_of(cell: Cell, study: Study, folder: Path) -> PretrainConfig:
     )
 
 
+def is_done(cell: Cell, study: Study) -> bool:
+    """Whether nothing is left to run; a reference that is trained here must be here, too."""
+    made_here = cell.start == "reference" and study.shape is not None
+    return cell.path.exists() and not (
+        made_here and not reference_of(cell.study, cell.times).is_dir()
+    )
+
+
 def run(cell: Cell, study: Study) -> None:
     """Train, measure along the way and write the cell's results; nothing if they are there."""
-    if cell.path.exists():
+    if is_done(cell, study):
         return
     folder = CACHE / "runs" / cell.path.stem
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     if cell.start == "inherited":
-        bequest.inherit(str(reference_of(cell.study)), folder / "start", layers=cell.depth)
+        reference = reference_of(cell.study, cell.reference_times)
+        bequest.inherit(str(reference), folder / "start", layers=cell.depth)
     curves: list[dict[str, Any]] = []
     started, processor = time.monotonic(), time.process_time()
     plan = plan_pretrain(config_of(cell, study, folder))
@@ -161,26 +174,28 @@ def run(cell: Cell, study: Study) -> None:
         "load": os.getloadavg()[0],
     }
     if cell.start == "reference" and study.shape is not None and cell.seed == 0:
-        shutil.rmtree(reference_of(cell.study), ignore_errors=True)
-        (folder / "model").rename(reference_of(cell.study))
-        _diagnose(cell.study)
+        reference = reference_of(cell.study, cell.times)
+        shutil.rmtree(reference, ignore_errors=True)
+        (folder / "model").rename(reference)
+        _diagnose(reference, diagnosis_of(cell.study, cell.times))
     part = cell.path.with_suffix(".part")
     part.write_text(json.dumps(document))
     part.rename(cell.path)
     shutil.rmtree(folder)
 
 
-def diagnosis_of(name: str) -> Path:
+def diagnosis_of(name: str, times: int = 1) -> Path:
     """The file of what `bequest diagnose` says of a study's reference."""
-    return CELLS / f"{name}-diagnosis.json"
+    longer = "" if times == 1 else f"-x{times}"
+    return CELLS / f"{name}-diagnosis{longer}.json"
 
 
-def _diagnose(name: str) -> None:
+def _diagnose(reference: Path, results: Path) -> None:
     pieces = [middle(text, 4000) for text in texts("held_out")]
     pieces += [text[:4000] for text in texts("held_out")]
-    folder = reference_of(name).with_name(f"{name}-diagnosis")
-    bequest.diagnose(reference_of(name), pieces, folder, leave_one_out=True, overwrite=True)
-    shutil.copyfile(folder / "results.json", diagnosis_of(name))
+    folder = reference.with_name(f"{reference.name}-diagnosis")
+    bequest.diagnose(reference, pieces, folder, leave_one_out=True, overwrite=True)
+    shutil.copyfile(folder / "results.json", results)
 
 
 def _recording(curves: list[dict[str, Any]]) -> type[PretrainTrainer]:
