@@ -250,7 +250,9 @@ def test_the_fingerprint_is_of_what_is_read_not_of_where(tmp_path: Path) -> None
     assert shots.fingerprint != first.fingerprint
 
 
-def test_what_is_no_task_is_named(tmp_path: Path) -> None:
+def test_what_is_no_task_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A data set that names no files takes those of the working folder: not of a whole checkout.
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"none\.yaml does not exist"):
         load(tmp_path / "none.yaml", written=tmp_path)
     with pytest.raises(InputError, match="task_folder"):

@@ -87,7 +87,9 @@ def main(folder: Path) -> None:
             sharded.save(folder / "sharded" / "checkpoint-7")
             reference.save(folder / "plain" / "checkpoint-7")
         if step == 8:
-            # Back by one step, as if killed: the shards' states are taken up again.
+            # Back by one step, as if killed: the shards' states are taken up again. A killed run's
+            # writer is dead; this one would go on writing the file that is written again below.
+            sharded.finish()
             sharded = WeightAverages(folder / "sharded", **RECIPES)
             sharded.load(folder / "sharded" / "checkpoint-7", model)
             sharded.update(8, model, optimizer)

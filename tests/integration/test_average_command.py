@@ -209,7 +209,7 @@ def _average(
     return run_warm("average", trained, place / "out", *flags, log=log, moment=moment)
 
 
-@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("overwrite", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_killed_at_any_moment(overwrite: bool, trained: Path, tmp_path: Path) -> None:
     """What stands at the target is the old average, none, or the new one, and it is whole."""
     old, log = tmp_path / "old", tmp_path / "log"

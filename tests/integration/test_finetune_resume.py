@@ -121,6 +121,7 @@ def test_killed_at_other_moments(tmp_path: Path) -> None:
     assert logs["before_publishing"].count("step 10/10  loss") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_two_processes(tmp_path: Path) -> None:
     """The same under torchrun, killed in all processes and resumed."""

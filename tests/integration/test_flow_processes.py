@@ -47,7 +47,7 @@ RUNS: dict[str, dict[str, Any]] = {
 """2 processes x 2 samples x 2 accumulated = the 8 samples of one step."""
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize("kind", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp"])
 def test_two_processes_are_one(tmp_path: Path, kind: str) -> None:
     tiny_model().save_pretrained(tmp_path / "start")
     # The graph of KL would reach sharded weights past the reduction of gradients: it is refused.

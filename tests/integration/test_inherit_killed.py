@@ -6,6 +6,8 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from zoo import checks, keeper
 from zoo.command import Outcome, run_warm
 from zoo.raw import Raw, read_folder
@@ -66,6 +68,7 @@ def test_killed_at_any_moment_the_target_is_whole_or_not_there(tmp_path: Path) -
     _assert_the_next_start_buries(grave, log)
 
 
+@pytest.mark.slow
 def test_overwriting_killed_at_any_moment_leaves_the_old_or_the_new(tmp_path: Path) -> None:
     log, grave = tmp_path / "log", tmp_path / "grave"
     grave.mkdir()

@@ -82,6 +82,7 @@ def check(given: Path, folder: Path, kills: dict[str, Kills]) -> None:
         compare(out, folder / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_killed_and_run_again(given: Path, tmp_path: Path) -> None:
     check(given, tmp_path, QUICK)
