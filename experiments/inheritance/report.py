@@ -2,125 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.page import write_section
-from experiments.inheritance.data import CELLS, ROOT
-from experiments.inheritance.run import Cell, Study, diagnosis_of
+from experiments.inheritance.command_tables import diagnosed, rivals
+from experiments.inheritance.data import ROOT
+from experiments.inheritance.figure import draw
+from experiments.inheritance.run import Study
+from experiments.inheritance.runs import Run, chosen, gap, key, read_all, steps_to_reach
 
-FIGURE = ROOT / "docs" / "inheritance.png"
 RESULTS = ROOT / "experiments" / "RESULTS.md"
-DRAWS = 2000
-CURVES = ("raw", "lawa")
-Losses = NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Run:
-    """The losses of one cell."""
-
-    cell: Cell
-    """What was run."""
-    steps: tuple[int, ...]
-    """At which it was measured."""
-    nats: dict[str, Losses]
-    """(S, D) nats of each document at each step, by curve; NaN where an average was not yet."""
-    tokens: NDArray[np.int64]
-    """(D,) tokens of each document."""
-    parameters: int
-    """Of the model."""
-    seconds: float
-    """Of the processor."""
-
-    @classmethod
-    def read(cls, file: Path) -> Run:
-        """Read a cell's file."""
-        document = json.loads(file.read_text())
-        points = document["curves"]
-        tokens = np.array(points[0]["raw"]["tokens"])
-        nothing = {"nats": [np.nan] * len(tokens)}
-        nats = {c: np.array([p.get(c, nothing)["nats"] for p in points]) for c in CURVES}
-        return cls(
-            cell=Cell(**{k: document[k] for k in Cell.__dataclass_fields__ if k in document}),
-            steps=tuple(point["step"] for point in points),
-            nats=nats,
-            tokens=tokens,
-            parameters=document["parameters"],
-            seconds=document["processor_seconds"],
-        )
-
-    def curve(self, name: str) -> Losses:
-        """(S,) nats a token."""
-        losses: Losses = self.nats[name].sum(1) / self.tokens.sum()
-        return losses
-
-    def at(self, step: int, name: str = "raw") -> Losses:
-        """(D,) nats of each document at a step."""
-        nats: Losses = self.nats[name][self.steps.index(step)]
-        return nats
-
-
-def gap(
-    ours: Sequence[Losses], others: Sequence[Losses], tokens: NDArray[np.int64]
-) -> tuple[float, float, float]:
-    """Mean difference in nats a token over seeds, and its 95 % interval over seeds and documents.
-
-    Args:
-        ours: (D,) nats of each document, one array a seed.
-        others: what each is compared with, in the same order, on the same documents.
-        tokens: (D,) tokens of each document.
-    """
-    generator = np.random.default_rng(0)
-    apart = np.array(ours) - np.array(others)
-    seeds, documents = apart.shape
-    found = []
-    for _ in range(DRAWS):
-        drawn = generator.integers(documents, size=documents)
-        chosen = generator.integers(seeds, size=seeds)
-        found.append(apart[chosen][:, drawn].sum() / (seeds * tokens[drawn].sum()))
-    low, high = np.quantile(found, [0.025, 0.975])
-    return float(apart.sum() / (seeds * tokens.sum())), float(low), float(high)
-
-
-def steps_to_reach(steps: Sequence[int], losses: Iterable[float], level: float) -> float | None:
-    """The step at which a curve, drawn straight between its points, is first at or below a level."""
-    before: tuple[int, float] | None = None
-    for step, loss in zip(steps, losses, strict=True):
-        if loss <= level:
-            if before is None:
-                return float(step)
-            share = (before[1] - level) / (before[1] - loss)
-            return before[0] + share * (step - before[0])
-        before = step, loss
-    return None
-
-
-def best_rate(runs: Sequence[Run], study: str, start: str, depth: int) -> float | None:
-    """The rate of the lowest raw loss at the end, with seed 0."""
-    own = [r for r in runs if key(r) == (study, start, depth) and r.cell.seed == 0]
-    if not own:
-        return None
-    return min(own, key=lambda run: run.curve("raw")[-1]).cell.rate
-
-
-def key(run: Run) -> tuple[str, str, int]:
-    """What a row of a table is about: study, start (and how many times the steps), depth."""
-    longer = "" if run.cell.times == 1 else f" x{run.cell.times}"
-    longer += "" if run.cell.reference_times == 1 else f" of x{run.cell.reference_times}"
-    return run.cell.study, run.cell.start + longer, run.cell.depth
-
-
-def chosen(runs: Sequence[Run], study: str, start: str, depth: int) -> dict[int, Run]:
-    """The runs of the best rate, by seed."""
-    rate = best_rate(runs, study, start, depth)
-    own = [r for r in runs if key(r) == (study, start, depth) and r.cell.rate == rate]
-    return {run.cell.seed: run for run in sorted(own, key=lambda run: run.cell.seed)}
+LONGER = 4
 
 
 def sweep(runs: Sequence[Run], name: str, study: Study) -> list[str]:
@@ -204,6 +98,29 @@ def against_reference(runs: Sequence[Run], name: str) -> list[str]:
     return lines
 
 
+def of_longer(runs: Sequence[Run], name: str) -> list[str]:
+    """One row a rival: blocks of the longer trained reference less the rival, seed 0."""
+    ours = [r for r in runs if r.cell.study == name and r.cell.reference_times > 1]
+    if not ours:
+        return []
+    (our,) = ours
+    times, depth = our.cell.reference_times, our.cell.depth
+    rivals = (
+        (f"the reference, {times} times the steps", f"reference x{times}", 0),
+        ("inherited from the reference", "inherited", depth),
+        ("drawn", "scratch", depth),
+        ("drawn, twice the steps", "scratch x2", depth),
+    )
+    lines = [f"| {depth} blocks of the longer trained reference less | difference |", "|---|---|"]
+    for label, start, blocks in rivals:
+        for run in runs:
+            same = run.cell.seed == our.cell.seed and run.cell.depth == (blocks or run.cell.depth)
+            if key(run)[:2] == (name, start) and same:
+                cell = written(gap([our.nats["raw"][-1]], [run.nats["raw"][-1]], our.tokens))
+                lines.append(f"| {label} | {cell} |")
+    return lines
+
+
 def averaged(runs: Sequence[Run], name: str, study: Study) -> list[str]:
     """One row a start: LAWA less the raw weights of the same run and step."""
     lines: list[str] = []
@@ -229,44 +146,6 @@ def averaged(runs: Sequence[Run], name: str, study: Study) -> list[str]:
     return lines
 
 
-def draw(runs: Sequence[Run], panels: Sequence[tuple[str, int, str]]) -> None:
-    """Held-out loss along the runs, a panel a study and depth, at each start's best rate."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3.8), dpi=90)
-    colours = {"inherited": "tab:blue", "scratch": "tab:orange", "reference": "grey"}
-    for axis, (study, depth, title) in zip(np.atleast_1d(axes), panels, strict=True):
-        for start, colour in colours.items():
-            depths = {r.cell.depth for r in runs if key(r)[:2] == (study, start)}
-            of = depth if depth in depths else max(depths, default=0)
-            own = list(chosen(runs, study, start, of).values())
-            if start == "reference" and own and not own[0].cell.rate:
-                axis.axhline(own[0].curve("raw")[0], color=colour, label="whole model")
-            if not own or not own[0].cell.rate:
-                continue
-            for name, style in zip(CURVES, ("-", ":"), strict=True):
-                curves = np.array([run.curve(name) for run in own])
-                x = np.array(own[0].steps)
-                label = start if name == "raw" else f"{start}, LAWA"
-                axis.plot(x, curves.mean(0), style, color=colour, label=label)
-                axis.fill_between(x, curves.min(0), curves.max(0), color=colour, alpha=0.15)
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("step")
-        axis.spines[["top", "right"]].set_visible(False)
-    np.atleast_1d(axes)[0].set_ylabel("held-out loss (nats/token)")
-    np.atleast_1d(axes)[0].legend(frameon=False, fontsize=8)
-    figure.tight_layout()
-    figure.savefig(FIGURE)
-
-
-def read_all() -> list[Run]:
-    """The cells that are done."""
-    return [Run.read(file) for file in sorted(CELLS.glob("*_*_*_*_*.json"))]
-
-
 def _trained_here(runs: Sequence[Run], small: Study) -> list[str]:
     """Return the part on the reference that is trained here."""
     return [
@@ -285,7 +164,15 @@ def _trained_here(runs: Sequence[Run], small: Study) -> list[str]:
         "",
         *averaged(runs, "small", small),
         "",
+        f"A reference trained {LONGER} times as long:",
+        "",
+        *of_longer(runs, "small"),
+        "",
         *diagnosed("small"),
+        "",
+        *diagnosed("small", LONGER),
+        "",
+        *rivals(),
     ]
 
 
@@ -332,24 +219,3 @@ def report(studies: dict[str, Study]) -> None:
     done = {(run.cell.study, run.cell.depth) for run in runs}
     draw(runs, [panel for panel in panels if panel[:2] in done])
     print(body)
-
-
-def diagnosed(name: str) -> list[str]:
-    """What `bequest diagnose` says of a study's reference: one row a block."""
-    file = diagnosis_of(name)
-    if not file.is_file():
-        return []
-    (table,) = (
-        section["data"]
-        for section in json.loads(file.read_text())["sections"]
-        if section["title"] == "Blocks"
-    )
-    lines = ["`bequest diagnose --leave-one-out` on the reference:", ""]
-    lines += ["| " + " | ".join(table["columns"]) + " |", "|---" * len(table["columns"]) + "|"]
-    for row in table["rows"]:
-        lines.append("| " + " | ".join(_shown(value) for value in row) + " |")
-    return lines
-
-
-def _shown(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

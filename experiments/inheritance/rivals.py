@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 
 from bequest.cli.main import main as bequest
-from experiments.inheritance.data import CACHE, CELLS, ROOT, held_out_file, training_file
+from experiments.inheritance.command_tables import RIVALS
+from experiments.inheritance.data import CACHE, ROOT, held_out_file, training_file
 
 CONFIG = Path(__file__).with_name("rivals.yaml")
-RESULTS = CELLS / "rivals.json"
 
 
 def main() -> int:
@@ -27,7 +27,7 @@ def main() -> int:
     held_out_file(500)
     code = bequest(["inheritune", "--config", str(CONFIG)])
     if code == 0:
-        shutil.copyfile(CACHE / "rivals" / "results.json", RESULTS)
+        shutil.copyfile(CACHE / "rivals" / "results.json", RIVALS)
     return code
 
 

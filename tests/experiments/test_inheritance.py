@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from experiments.inheritance import data, report, run
+from experiments.inheritance import data, run, runs
 from experiments.inheritance.__main__ import STUDIES, cells
-from experiments.inheritance.report import Run, best_rate, compared, gap, steps_to_reach
+from experiments.inheritance.report import compared, of_longer
 from experiments.inheritance.run import Cell, Study
+from experiments.inheritance.runs import Run, best_rate, gap, steps_to_reach
 
 TOKENS = np.array([10, 20, 30, 40])
 
@@ -72,6 +74,19 @@ def test_each_start_is_compared_at_its_own_best_rate() -> None:
     assert row.endswith("| step 100 |")
 
 
+def test_a_longer_trained_reference_is_compared_with_its_own_halves() -> None:
+    ours = run_of("inherited", 1e-3, 0, [9.0, 6.0, 5.0])
+    ours = replace(ours, cell=replace(ours.cell, reference_times=4))
+    half = run_of("inherited", 1e-3, 0, [9.0, 6.0, 5.5])
+    drawn = run_of("scratch", 1e-3, 0, [9.0, 6.0, 5.75])
+    other_seed = run_of("scratch", 1e-3, 1, [9.0, 6.0, 1.0])
+    long = run_of("reference", 1e-3, 0, [9.0, 6.0, 4.5])
+    long = replace(long, cell=replace(long.cell, depth=16, times=4))
+    assert of_longer([half, drawn, other_seed], "smollm2") == []
+    rows = of_longer([ours, half, drawn, other_seed, long], "smollm2")[2:]
+    assert [row.split("|")[2].split()[0] for row in rows] == ["+0.500", "-0.500", "-0.750"]
+
+
 def test_cells_are_named_apart_and_measured_where_the_decay_begins() -> None:
     names = [cell.path.name for cell in cells()]
     assert len(set(names)) == len(names)
@@ -90,14 +105,14 @@ def test_middle_begins_with_a_word_and_cuts_no_character() -> None:
 def test_a_cell_of_each_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (data, run):
         monkeypatch.setattr(module, "CACHE", tmp_path)
-    for module in (data, run, report):
+    for module in (data, run, runs):
         monkeypatch.setattr(module, "CELLS", tmp_path)
     rows = [json.dumps({"text": f"{n} is a number, and {n + 1} is next. " * 20}) for n in range(40)]
     (tmp_path / "train.jsonl").write_text("\n".join(rows[:36]) + "\n")
     (tmp_path / "held_out-90.jsonl").write_text("\n".join(rows[36:]) + "\n")
     monkeypatch.setattr(data, "texts", lambda part: [json.loads(row)["text"] for row in rows])
     monkeypatch.setattr(run, "texts", data.texts)
-    monkeypatch.setattr(run, "_diagnose", lambda name: None)
+    monkeypatch.setattr(run, "_diagnose", lambda reference, results: None)
     study = Study(
         depth=2,
         shape={**(STUDIES["small"].shape or {}), "hidden_size": 32, "num_hidden_layers": 2},
@@ -113,7 +128,7 @@ def test_a_cell_of_each_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     )
     for start, depth in (("reference", 2), ("inherited", 1), ("scratch", 1)):
         run.run(Cell(study="tiny", start=start, depth=depth, rate=1e-2, seed=0), study)
-    found = {own.cell.start: own for own in report.read_all()}
+    found = {own.cell.start: own for own in runs.read_all()}
     assert {own.steps for own in found.values()} == {(0, 4, 8, 12)}
     for own in found.values():
         assert np.isfinite(own.curve("raw")).all()
@@ -122,6 +137,10 @@ def test_a_cell_of_each_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert found["inherited"].curve("raw")[0] < found["scratch"].curve("raw")[0] - 0.1
     assert found["scratch"].curve("raw")[0] == pytest.approx(np.log(290), abs=0.3)
     assert found["inherited"].parameters == found["scratch"].parameters
+    # The reference is not only a file of losses: its halves are cut out of its folder.
+    shutil.rmtree(run.reference_of("tiny"))
+    assert not run.is_done(found["reference"].cell, study)
+    assert run.is_done(found["scratch"].cell, study)
     before = found["inherited"].cell.path.stat().st_mtime_ns
     run.run(found["inherited"].cell, replace(study, steps=8))
     assert found["inherited"].cell.path.stat().st_mtime_ns == before
