@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,23 @@ def test_bad_input_is_one_sentence_and_no_file(
     assert code == 2 and last.startswith("bequest finetune: error: ") and found in last, captured
     assert captured.out == ""
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_model_changed_anywhere_is_another(inputs: Inputs, tmp_path: Path) -> None:
+    """Such as in the embedding of its last token, far from where the tensor begins."""
+    from safetensors.torch import load_file, save_file
+
+    model = Path(shutil.copytree(inputs.model, tmp_path / "model"))
+    config = FinetuneConfig(
+        model=str(model), out=str(tmp_path / "out"), data=DataConfig(train=str(inputs.data))
+    )
+    before = plan_finetune(config).identity
+    assert plan_finetune(config).identity == before
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.embed_tokens.weight"][-1, -1] += 1
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    after = plan_finetune(config).identity
+    assert [name for name in before if before[name] != after[name]] == ["contents of model"]
 
 
 def test_streamed_data_is_refused(inputs: Inputs, tmp_path: Path) -> None:

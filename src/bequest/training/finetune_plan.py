@@ -15,6 +15,7 @@ import numpy as np
 
 from bequest.averaging.recipes import Recipe
 from bequest.checkpoints.locate import Location
+from bequest.checkpoints.model_identity import ContentHashes
 from bequest.checkpoints.publish import check_target
 from bequest.errors import InputError
 from bequest.training.average_recipes import average_recipes
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 
     from bequest.training.row_weights import Weighing
     from bequest.training.sft_data import TokenizedSamples
+
+_CONTENTS = ".contents.json"
+"""Where a run remembers its model's hashes. Hidden: it is no part of what the run made."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,6 +76,8 @@ class FinetunePlan:
     """Parameters that are trained."""
     identity: Mapping[str, Any]
     """What must not change when the run is taken up again."""
+    contents: ContentHashes
+    """What is known of the model's files, so that a run that goes on need not read them all."""
     resume: RunStart
     """How the run would begin as its folder was when it was planned."""
 
@@ -161,7 +167,8 @@ def plan_finetune(
     check_vocabulary(scoring, skeleton)
     _check_scores(weighing, scoring)
     evaluated = _evaluated(held_out, scoring, kept_length(args), progress=progress)
-    identity = _identity(config, args, scoring, [given, texts, _hashes(evaluated)])
+    contents = ContentHashes(config.run_folder / _CONTENTS)
+    identity = _identity(config, args, scoring, [given, texts, _hashes(evaluated)], contents)
     plan = FinetunePlan(
         config=config,
         target=target,
@@ -176,6 +183,7 @@ def plan_finetune(
         model_config=skeleton.config,
         num_trained=count_trained(config, skeleton),
         identity=identity,
+        contents=contents,
         resume=check(
             config.run_folder,
             identity,
@@ -275,11 +283,15 @@ def _check_scores(weighing: Weighing, scoring: ScorePlan) -> None:
 
 
 def _identity(
-    config: FinetuneConfig, args: SFTConfig, scoring: ScorePlan, read: list[Any]
+    config: FinetuneConfig,
+    args: SFTConfig,
+    scoring: ScorePlan,
+    read: list[Any],
+    contents: ContentHashes,
 ) -> dict[str, Any]:
     """Describe all that the finished weights depend on, for the day the run is taken up again."""
     from bequest.checkpoints.checkpoint import open_checkpoint
-    from bequest.checkpoints.lineage import file_hash, identity_hash
+    from bequest.checkpoints.lineage import file_hash
 
     asked = dataclasses.asdict(config)
     for name in ("out", "run_dir", "overwrite", "hash", "merge", "weights"):
@@ -293,7 +305,7 @@ def _identity(
     identity = {
         **asked,
         "contents of the data": digest.hexdigest()[:16],
-        "contents of model": identity_hash(source.tensors)[:16],
+        "contents of model": contents.identity(source)[:16],
         "processes": int(args.world_size),
         "device": args.device.type,
     }
