@@ -77,6 +77,18 @@ def tied_head(folder: Path, inputs: Inputs) -> dict[str, Any]:
     return {"model": str(model), "method": {"linear_probe": True}}
 
 
+def out_in_read(part: str, field: str, **others: Any) -> Any:
+    """A folder that a field reads, and out within it."""
+
+    def changes(folder: Path, inputs: Inputs) -> dict[str, Any]:
+        read = folder / "read"
+        read.mkdir()
+        places = {"out": str(read / "out"), "run_dir": str(folder / "run")}
+        return {part: {field: str(read), **others}, **places}
+
+    return changes
+
+
 def of_an_earlier_run(folder: Path, inputs: Inputs) -> dict[str, Any]:
     """A checkpoint of the run that --overwrite would throw away."""
     model = save_model(folder / "run" / "checkpoint-5")
@@ -148,6 +160,12 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "whole held out": ({"data": {"eval_fraction": 1.0}}, "eval_fraction is 1.0"),
     "out in the model": ({"out": "MODEL"}, "overlaps"),
+    "out in the data": (out_in_read("data", "train"), "overlaps data.train"),
+    "out in the evaluated data": (
+        out_in_read("data", "eval", eval_fraction=0),
+        "overlaps data.eval",
+    ),
+    "out in the texts": (out_in_read("retention", "texts"), "overlaps retention.texts"),
     "out in the run": ({}, "overlaps out"),
     "a file as run_dir": ({"run_dir": "DATA"}, "is a file"),
     "something else in run_dir": ({"run_dir": "MODEL"}, "something else"),

@@ -190,6 +190,20 @@ def test_killed_while_it_is_emptied(
     assert check(run, next_one, overwrite=False).goes_on
 
 
+def test_out_touches_nothing_that_is_read(tmp_path: Path) -> None:
+    run, data = tmp_path / "run", tmp_path / "data"
+    data.mkdir()
+    (data / "text.jsonl").write_text("")
+    (tmp_path / "link").symlink_to(data)
+    reads = {"model": "some/hub-id", "data": str(data / "text.jsonl"), "held_out": str(data)}
+    for out, field in ((data / "out", "held_out"), (data, "data"), (tmp_path / "link", "data")):
+        with pytest.raises(InputError, match=f"out {out} overlaps {field} .*beside it"):
+            check_place(run, reads=reads, out=out)
+    check_place(run, reads=reads, out=tmp_path / "data-2")
+    # Beside a file there is room; in a folder that is read as a whole there is none.
+    check_place(run, reads={"data": str(data / "text.jsonl")}, out=data / "out")
+
+
 @pytest.mark.parametrize("field", ["model", "data"])
 def test_what_a_run_reads_lies_elsewhere(run: Path, field: str, tmp_path: Path) -> None:
     for inside in ("checkpoint-4", "checkpoint-4/model.safetensors", "."):

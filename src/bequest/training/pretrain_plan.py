@@ -169,8 +169,7 @@ def plan_pretrain(
     check_config(config)
     recipes = average_recipes(config.averages)
     settings = read_settings(config.training)
-    inputs = tuple(path for path in [_local(config.model)] if path is not None)
-    target = check_target(config.out, overwrite=config.overwrite, inputs=inputs)
+    target = check_target(config.out, overwrite=config.overwrite)
     check_place(config.run_folder, out=target, reads=read_paths(config))
     start = find_start(
         config.model,
@@ -251,11 +250,6 @@ def training_dtype(arguments: TrainingArguments) -> torch.dtype:
     if arguments.bf16:
         return torch.bfloat16
     return torch.float16 if arguments.fp16 else torch.float32
-
-
-def _local(model: str | None) -> Path | None:
-    path = None if model is None else Path(model).expanduser()
-    return path if path is not None and path.is_dir() else None
 
 
 def _check_positions(start: StartingModel, block_length: int) -> None:

@@ -13,7 +13,6 @@ answer counts. Only names that runs make are ever removed.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from typing import Any
 
 from bequest.checkpoints.checkpoint import read_json
 from bequest.checkpoints.lineage import package_versions
+from bequest.checkpoints.publish import overlap
 from bequest.checkpoints.run import TRAINER_STATE
 from bequest.checkpoints.whole_file import whole_file
 from bequest.errors import BequestError, InputError, StorageError
@@ -66,7 +66,7 @@ def check_place(
     out: Path | None = None,
     field: str = "run_dir",
 ) -> None:
-    """Refuse a folder that no run of its own can live in; nothing is written.
+    """Refuse folders that a run cannot write without touching what it reads; nothing is written.
 
     Args:
         run: the run's folder; it need not exist.
@@ -75,17 +75,17 @@ def check_place(
         field: what the user calls `run`.
 
     Raises:
-        InputError: `run` is a file, holds something else, or overlaps `out` or what is read.
+        InputError: `run` is a file or holds something else, or two of `run`, `out` and what is
+            read overlap: one of them is the other, or lies within it.
     """
     _earlier(run, field)
     given = [(name, value) for name, value in reads.items() if isinstance(value, str | Path)]
     others = [(name, Path(value).expanduser()) for name, value in given]
     others = [(name, path) for name, path in others if path.exists()]
-    real = Path(os.path.realpath(run))
-    for name, path in [*([("out", out)] if out is not None else []), *others]:
-        other = Path(os.path.realpath(path))
-        if real == other or other in real.parents or real in other.parents:
-            raise InputError(f"{field} {run} overlaps {name} {path}; name a folder beside it")
+    results = [] if out is None else [("out", out)]
+    _require_apart((field, run), [*results, *others])
+    for result in results:
+        _require_apart(result, others)
 
 
 def check(
@@ -199,6 +199,13 @@ def written(run: Path, made: Sequence[str] = MADE) -> int:
 def trainer_state(checkpoint: Path) -> dict[str, Any]:
     """Return what the trainer wrote about the run in a complete checkpoint."""
     return read_json(checkpoint / TRAINER_STATE)
+
+
+def _require_apart(written: tuple[str, Path], others: Sequence[tuple[str, Path]]) -> None:
+    field, folder = written
+    for name, path in others:
+        if overlap(folder, path):
+            raise InputError(f"{field} {folder} overlaps {name} {path}; name a folder beside it")
 
 
 def _begin(

@@ -95,10 +95,7 @@ def plan_images(config: ImageConfig, *, network: nn.Module | None = None) -> Ima
         InputError: the configuration, the model or the data is at fault.
     """
     check_images(config)
-    sources = (config.model, config.data.train, config.data.eval, config.retention.data)
-    read = tuple(Path(source).expanduser() for source in sources if source is not None)
-    folders = tuple(path for path in read if path.is_dir())
-    target = check_target(config.out, overwrite=config.overwrite, inputs=folders)
+    target = check_target(config.out, overwrite=config.overwrite)
     reads = {
         "model": None if network is not None else config.model,
         "data.train": config.data.train,
