@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -24,6 +22,7 @@ from bequest.training.finetune_config import (
     check_config,
     has_evaluation,
 )
+from bequest.training.finetune_identity import run_identity, sample_hashes
 from bequest.training.finetune_model import (
     check_vocabulary,
     count_trained,
@@ -117,12 +116,17 @@ class FinetunePlan:
         return len(self.lengths)
 
     @property
+    def batch_size(self) -> int:
+        """Rows that all processes read at once."""
+        return int(self.args.per_device_train_batch_size * self.args.world_size)
+
+    @property
     def num_steps(self) -> int:
         """Optimizer steps of the whole run."""
         if self.args.max_steps > 0:
             return int(self.args.max_steps)
-        batch = self.args.per_device_train_batch_size * self.args.world_size
-        batches = math.ceil(self.num_rows / int(batch))
+        batches = self.num_rows / self.batch_size
+        batches = math.floor(batches) if self.args.dataloader_drop_last else math.ceil(batches)
         per_epoch = math.ceil(batches / int(self.args.gradient_accumulation_steps))
         return math.ceil(per_epoch * float(self.args.num_train_epochs))
 
@@ -168,7 +172,9 @@ def plan_finetune(
     _check_scores(weighing, scoring)
     evaluated = _evaluated(held_out, scoring, kept_length(args), progress=progress)
     contents = ContentHashes(config.run_folder / _CONTENTS)
-    identity = _identity(config, args, scoring, [given, texts, _hashes(evaluated)], contents)
+    identity = run_identity(
+        config, args, scoring, [given, texts, sample_hashes(evaluated)], contents
+    )
     plan = FinetunePlan(
         config=config,
         target=target,
@@ -191,6 +197,12 @@ def plan_finetune(
             processes=int(args.world_size),
         ),
     )
+    # How many packs there will be is an estimate, by which nothing is refused.
+    if args.dataloader_drop_last and not args.packing and plan.num_rows < plan.batch_size:
+        raise InputError(
+            f"training.dataloader_drop_last drops all {plan.num_rows} samples, which are fewer than "
+            f"a batch of {plan.batch_size}; leave it out, or lower per_device_train_batch_size"
+        )
     if config.method.sfa:
         sfa_steps(config.method.sfa, plan.num_steps)
     return plan
@@ -280,42 +292,3 @@ def _check_scores(weighing: Weighing, scoring: ScorePlan) -> None:
     weights = weights_by_hash(table, weighing, hashes, np.array(rows, dtype=np.int64))
     if not any(np.any(own) for own in weights):
         raise InputError("method.scores gives no sample of data.train a weight above 0")
-
-
-def _identity(
-    config: FinetuneConfig,
-    args: SFTConfig,
-    scoring: ScorePlan,
-    read: list[Any],
-    contents: ContentHashes,
-) -> dict[str, Any]:
-    """Describe all that the finished weights depend on, for the day the run is taken up again."""
-    from bequest.checkpoints.checkpoint import open_checkpoint
-    from bequest.checkpoints.lineage import file_hash
-
-    asked = dataclasses.asdict(config)
-    for name in ("out", "run_dir", "overwrite", "hash", "merge", "weights"):
-        del asked[name]
-    read = [*read, _hashes(scoring.tokenized)]
-    scores = config.method.scores
-    if scores is not None:
-        read = [*read, file_hash(Path(scores).expanduser())]
-    digest = hashlib.sha256(repr(read).encode())
-    source = open_checkpoint(scoring.location.folder, field="model")
-    identity = {
-        **asked,
-        "contents of the data": digest.hexdigest()[:16],
-        "contents of model": contents.identity(source)[:16],
-        "processes": int(args.world_size),
-        "device": args.device.type,
-    }
-    # As it comes back from its file.
-    made: dict[str, Any] = json.loads(json.dumps(identity, default=str))
-    return made
-
-
-def _hashes(tokenized: TokenizedSamples | None) -> list[str]:
-    if tokenized is None:
-        return []
-    hashes: list[str] = row_hashes(tokenized.input_ids, tokenized.labels).tolist()
-    return hashes
