@@ -8,7 +8,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from averaging import runs
-from bequest.averaging.average import AverageConfig, plan_average
+from bequest.averaging.average import plan_average
+from bequest.averaging.average_config import AverageConfig
 from bequest.averaging.measured import MeasuredLosses
 from bequest.checkpoints import model_identity
 

@@ -25,7 +25,8 @@ from transformers import (
 from transformers.integrations import is_tensorboard_available
 
 from bequest.checkpoints import publish
-from bequest.checkpoints.lineage import read_lineage, verify_outputs
+from bequest.checkpoints.lineage import read_lineage
+from bequest.checkpoints.lineage_check import verify_outputs
 from bequest.errors import InputError, StorageError
 from bequest.training import run_length
 from bequest.training.divergence import DivergedError

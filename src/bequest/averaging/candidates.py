@@ -12,10 +12,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from bequest.averaging.alike import Member
-from bequest.averaging.average import AverageConfig, complete_checkpoints, require_out
+from bequest.averaging.average_config import AverageConfig, require_out
 from bequest.averaging.build import bad_member, verify, without_bad, write_small_files
 from bequest.averaging.measured import MeasuredLosses
 from bequest.averaging.plan import AveragePlan, plan_of
+from bequest.averaging.sources import complete_checkpoints
 from bequest.averaging.streaming import NonFiniteError, write_averages
 from bequest.checkpoints.formats import MODEL_CONFIG, open_weights
 from bequest.checkpoints.publish import check_target, scratch_folder

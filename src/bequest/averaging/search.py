@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bequest.averaging.average import AverageConfig
+from bequest.averaging.average_config import AverageConfig
 from bequest.averaging.build import build
 from bequest.averaging.candidates import (
     METRIC,

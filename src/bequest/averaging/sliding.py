@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bequest.averaging.average import AverageConfig
+from bequest.averaging.average_config import AverageConfig
 from bequest.averaging.candidates import (
     METRIC,
     Candidate,
