@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from bequest.errors import InputError
-from bequest.training.run_folder import STATE, check, check_place, newest_complete, opened
+from bequest.training.run_folder import STATE, check, newest_complete, opened
+from bequest.training.run_place import check_place
 
 RECORD = {"a": 1, "training": {"learning_rate": 0.1, "more": [1, 2]}}
 OTHER = {"a": 1, "training": {"learning_rate": 0.2, "more": [1, 2]}}

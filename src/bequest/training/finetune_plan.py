@@ -30,7 +30,8 @@ from bequest.training.finetune_model import (
     trained_dtype,
 )
 from bequest.training.response_losses import is_response, row_hashes
-from bequest.training.run_folder import RunStart, check, check_place
+from bequest.training.run_folder import RunStart, check
+from bequest.training.run_place import check_place
 from bequest.training.score_plan import ScoreConfig, ScorePlan, plan_score
 
 if TYPE_CHECKING:

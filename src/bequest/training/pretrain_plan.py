@@ -23,8 +23,9 @@ from bequest.training.documents import Documents, asked_documents
 from bequest.training.pretrain_arguments import read_settings
 from bequest.training.pretrain_config import PretrainConfig, check_config
 from bequest.training.pretrain_disk import DiskNeed, disk_need
-from bequest.training.run_folder import RunStart, check, check_place
+from bequest.training.run_folder import RunStart, check
 from bequest.training.run_length import RunLength, check_length, estimated_length
+from bequest.training.run_place import check_place
 from bequest.training.starting_model import (
     StartingModel,
     find_start,

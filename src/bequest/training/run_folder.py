@@ -23,7 +23,6 @@ from typing import Any
 
 from bequest.checkpoints.checkpoint import read_json
 from bequest.checkpoints.lineage import package_versions
-from bequest.checkpoints.publish import overlap
 from bequest.checkpoints.run import TRAINER_STATE
 from bequest.checkpoints.whole_file import whole_file
 from bequest.errors import BequestError, InputError, StorageError
@@ -59,35 +58,6 @@ class RunStart:
         return 0 if self.checkpoint is None else _step(self.checkpoint)
 
 
-def check_place(
-    run: Path,
-    *,
-    reads: Mapping[str, str | Path | None],
-    out: Path | None = None,
-    field: str = "run_dir",
-) -> None:
-    """Refuse folders that a run cannot write without touching what it reads; nothing is written.
-
-    Args:
-        run: the run's folder; it need not exist.
-        reads: what the run reads, by the fields that name it; hub ids and None are passed over.
-        out: where the finished model goes.
-        field: what the user calls `run`.
-
-    Raises:
-        InputError: `run` is a file or holds something else, or two of `run`, `out` and what is
-            read overlap: one of them is the other, or lies within it.
-    """
-    _earlier(run, field)
-    given = [(name, value) for name, value in reads.items() if isinstance(value, str | Path)]
-    others = [(name, Path(value).expanduser()) for name, value in given]
-    others = [(name, path) for name, path in others if path.exists()]
-    results = [] if out is None else [("out", out)]
-    _require_apart((field, run), [*results, *others])
-    for result in results:
-        _require_apart(result, others)
-
-
 def check(
     run: Path,
     identity: Mapping[str, Any],
@@ -108,7 +78,7 @@ def check(
     Raises:
         InputError: the folder holds a run of other settings, or something else.
     """
-    if not _is_same(_earlier(run, field), identity, run, field, overwrite=overwrite):
+    if not _is_same(earlier_run(run, field), identity, run, field, overwrite=overwrite):
         return RunStart(goes_on=False)
     checkpoint, incomplete = newest_complete(run, processes)
     notes = tuple(f"{path.name} {lacks}: not resumed from." for path, lacks in incomplete)
@@ -201,13 +171,6 @@ def trainer_state(checkpoint: Path) -> dict[str, Any]:
     return read_json(checkpoint / TRAINER_STATE)
 
 
-def _require_apart(written: tuple[str, Path], others: Sequence[tuple[str, Path]]) -> None:
-    field, folder = written
-    for name, path in others:
-        if overlap(folder, path):
-            raise InputError(f"{field} {folder} overlaps {name} {path}; name a folder beside it")
-
-
 def _begin(
     run: Path,
     identity: Mapping[str, Any],
@@ -217,7 +180,7 @@ def _begin(
     made: Sequence[str],
     field: str,
 ) -> RunStart:
-    earlier = _earlier(run, field)
+    earlier = earlier_run(run, field)
     goes_on = _is_same(earlier, identity, run, field, overwrite=overwrite)
     for path in run.glob(f"{_GOING}*"):
         shutil.rmtree(path)
@@ -248,8 +211,16 @@ def _begin(
     return RunStart(goes_on=True, checkpoint=checkpoint, notes=tuple(notes))
 
 
-def _earlier(run: Path, field: str) -> dict[str, Any] | None:
-    """Return the identity and versions of the run in a folder, or None; refuse what is no run."""
+def earlier_run(run: Path, field: str) -> dict[str, Any] | None:
+    """Return the identity and versions of the run in a folder, or None if there is none.
+
+    Args:
+        run: the folder; it need not exist.
+        field: what the user calls it.
+
+    Raises:
+        InputError: it is a file, or holds something else.
+    """
     if run.exists() and not run.is_dir():
         raise InputError(f"{field} {run} is a file; name a folder")
     for name in (STATE, _FORMER_STATE):

@@ -16,7 +16,8 @@ from bequest.checkpoints.publish import check_target
 from bequest.errors import InputError
 from bequest.evaluation.image_classes import ClassMap, match_classes, read_groups
 from bequest.evaluation.image_data import aligned, class_names, fingerprint, read_images
-from bequest.training.run_folder import RunStart, check, check_place
+from bequest.training.run_folder import RunStart, check
+from bequest.training.run_place import check_place
 from bequest.training.vision_config import ImageConfig, check_images
 from bequest.training.vision_data import ImageBatches
 from bequest.training.vision_model import ImageClassifier, state_hash
