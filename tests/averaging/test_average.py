@@ -20,7 +20,8 @@ from transformers import AutoModelForCausalLM
 import bequest
 from averaging import runs
 from bequest.averaging.coefficients import blended, coefficient_vector
-from bequest.checkpoints.lineage import read_lineage, verify_outputs
+from bequest.checkpoints.lineage import read_lineage
+from bequest.checkpoints.lineage_check import verify_outputs
 from bequest.errors import BequestError
 
 DTYPES = {

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 import bequest
 from averaging import runs
-from bequest.averaging.average import AverageConfig
+from bequest.averaging.average_config import AverageConfig
 from bequest.averaging.coefficients import coefficient_vector
 from bequest.averaging.follow import _Watcher, follow
 from bequest.averaging.follow_plan import plan_follow

@@ -20,12 +20,14 @@ from transformers import AutoModelForCausalLM
 
 from averaging import runs
 from bequest.averaging import candidates, streaming
-from bequest.averaging.average import AverageConfig, plan_average
+from bequest.averaging.average import plan_average
+from bequest.averaging.average_config import AverageConfig
 from bequest.averaging.build import build
 from bequest.averaging.coefficients import coefficient_vector
 from bequest.averaging.search import plan_search, search
 from bequest.averaging.sliding import plan_slide, slide
-from bequest.checkpoints.lineage import read_lineage, verify_outputs
+from bequest.checkpoints.lineage import read_lineage
+from bequest.checkpoints.lineage_check import verify_outputs
 from bequest.checkpoints.pieces import OpenFiles, StoredTensor, read_elements
 from bequest.errors import BequestError
 
@@ -357,8 +359,7 @@ def test_a_broken_off_evaluation_goes_on(run: Path, tmp_path: Path, manner: str)
     calls.clear()
     with pytest.raises(BrokenError):
         go(counted, "text")
-    (left,) = tmp_path.iterdir()
-    with left.open("a") as file:
+    with (tmp_path / ".out.losses.jsonl").open("a") as file:
         file.write('{"key": "half a li')
     again: list[Path] = []
 

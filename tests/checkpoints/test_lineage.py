@@ -17,8 +17,8 @@ from bequest.checkpoints.lineage import (
     header_hash,
     read_lineage,
     structure_hash,
-    verify_outputs,
 )
+from bequest.checkpoints.lineage_check import verify_outputs
 from bequest.cli.main import main
 from bequest.errors import CheckpointError, InputError
 from zoo import keeper

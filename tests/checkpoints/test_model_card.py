@@ -8,7 +8,8 @@ import pytest
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
-from bequest.checkpoints.lineage import read_lineage, verify_outputs, write_lineage
+from bequest.checkpoints.lineage import read_lineage, write_lineage
+from bequest.checkpoints.lineage_check import verify_outputs
 from bequest.checkpoints.model_card import add_results, write_model_card
 from bequest.errors import InputError
 from bequest.reporting.card import card_markdown, results_of

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 import yaml
 
 import bequest
 from bequest.cli.main import main
+from bequest.losses.processes import leave_processes
 from training.tiny_pretraining import settings
 
 
@@ -73,6 +75,21 @@ def test_wrong_input_is_one_sentence(
     assert (code, told) == (2, "")
     assert sentence in err and err.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [(["--dry-run"], 0), (["--quiet"], 0), (["--training.optim", "nothing"], 2)],
+    ids=["planned", "trained", "refused"],
+)
+def test_it_leaves_the_process_group(tmp_path: Path, words: list[str], code: int) -> None:
+    """A process that ends as a member of a group may hang in torch's threads."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        assert main(["pretrain", "--config", str(write_config(tmp_path)), *words]) == code
+        assert not dist.is_initialized()
+    finally:
+        leave_processes()
 
 
 def test_an_unknown_field_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,8 @@ from training.tiny_sft import save_model
 
 pytest.importorskip("lm_eval")
 
-from bequest.evaluation.harness_task import HarnessTask, load_tasks
+from bequest.evaluation.harness_task import HarnessTask
+from bequest.evaluation.harness_tasks import load_tasks
 from bequest.evaluation.local_data import questions
 from bequest.evaluation.resumed_harness import ResumedHarness
 

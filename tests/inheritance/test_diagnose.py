@@ -14,15 +14,12 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from bequest.errors import UnsupportedModelError
+from bequest.inheritance.diagnose_anatomy import find_anatomy
 from bequest.inheritance.diagnose_measure import joined, measure, unpacked
 from bequest.inheritance.diagnose_ranks import attention_mass, attention_rank
 from bequest.inheritance.diagnose_report import Diagnosis, propose_depth
 from bequest.inheritance.diagnose_skip import check_leave_one_out, leave_one_out
-from bequest.inheritance.diagnose_watch import (
-    attention_widths,
-    find_anatomy,
-    watching_attention,
-)
+from bequest.inheritance.diagnose_watch import attention_widths, watching_attention
 from bequest.losses.head import find_head
 
 LENGTH, WINDOW = 24, 6

@@ -150,6 +150,31 @@ def every_kind(*, named: str = "") -> list[Section]:
     ]
 
 
+def gains() -> Section:
+    """The table of an evaluation, as broad as it gets: every column and every long verdict."""
+    columns = ["task", "metric", "better is", "items", "before", "after", "score before"]
+    columns += ["score after", "difference", "95% interval, low", "95% interval, high", "p"]
+    columns += ["corrected p", "verdict", "smallest difference it could show"]
+    numbers = [1.20770, 1.15371, -0.0539941, -0.1135020, -0.0204754, 0.01, 0.02]
+    rows = [
+        [
+            f"{task}.jsonl",
+            "bits per byte",
+            "lower",
+            18,
+            "before",
+            model,
+            *numbers,
+            verdict,
+            0.0934428,
+        ]
+        for model in ("standard", "flow")
+        for task, verdict in (("questions", "better"), ("brown", "no change seen"))
+    ]
+    data = {"columns": columns, "rows": rows, "headline": True}
+    return Section(title="Gains and losses", type="table", data=data)
+
+
 def lineage(name: str = "big", *, operation: str = "inherit", **more: Any) -> dict[str, Any]:
     """What `bequest.json` says of a model made of another."""
     source = {"role": "source", "name": f"models/{name}", "identity_sha256": f"of {name}"}

@@ -13,10 +13,10 @@ import bequest
 from assets.bring import ROOT, AssetError, bring
 from assets.chromium import ASSET
 from bequest.reporting.runs import read_runs
-from bequest.results import ACCOUNT
+from bequest.results import ACCOUNT, Section
 from reporting.browser import Page, browser
 from reporting.real_runs import make_runs
-from reporting.samples import HOSTILE, every_kind, hostile_record, lineage, write_run
+from reporting.samples import HOSTILE, every_kind, gains, hostile_record, lineage, write_run
 
 pytestmark = pytest.mark.assets
 
@@ -138,6 +138,33 @@ def test_what_the_commands_leave_can_be_read(
     file = tmp_path / "page.png"
     window.screenshot(file)
     assert file.read_bytes().startswith(b"\x89PNG") and file.stat().st_size > 50_000
+
+
+@pytest.mark.parametrize("width", [1200, 900, 700, 375])
+def test_a_broad_table_fits_or_scrolls_within_itself(
+    window: Page, width: int, tmp_path: Path
+) -> None:
+    path = Section(
+        title="Plan",
+        type="table",
+        data={"columns": ["what", "value"], "rows": [["a model's own name", "/models" * 8]]},
+    )
+    run = write_run(tmp_path / "gains", [gains(), path], "bequest evaluate before after")
+    window.open(bequest.report(run, out=tmp_path / "report.html"), width=width)
+    assert window.evaluate("document.documentElement.scrollWidth") <= width
+    hidden = window.evaluate(HIDDEN)
+    assert [text.split()[0] for text in hidden] == ([] if width > 1100 else ["task"])
+    # No number is on two lines, and no word is cut in two.
+    lines = window.evaluate(
+        """[...document.querySelectorAll("td.number, .dense th")].map(one => {
+          const words = one.innerText.split(/\\s/).length;
+          const range = document.createRange();
+          range.selectNodeContents(one);
+          const tops = new Set([...range.getClientRects()].map(box => Math.round(box.top)));
+          return [one.innerText, tops.size, words];
+        })"""
+    )
+    assert lines and all(found <= words for _, found, words in lines), lines
 
 
 def test_every_command_told_what_it_took(real_file: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -367,36 +368,45 @@ def test_a_second_training_starts_afresh(tmp_path: Path) -> None:
     assert state["averages"]["ema"]["updates"] == 4
 
 
+TRL: dict[str, Any] = {
+    "eval_strategy": "steps",
+    "per_device_train_batch_size": 4,
+    "learning_rate": 3e-2,
+    "use_cpu": True,
+    "bf16": False,
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+"""Arguments of TRL's trainers here."""
+
+
+def with_and_without(
+    make: Callable[[Path], Trainer], folder: Path
+) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+    """Train in `plain` without and in `averaged` with averages; the evaluations of both."""
+    found = []
+    for name in ("plain", "averaged"):
+        trainer = make(folder / name)
+        if name == "averaged":
+            trainer.add_callback(WeightAveragingCallback(trainer, **RECIPES))
+        trainer.train()
+        found.append(evaluations(trainer))
+    return found[0], found[1]
+
+
 def test_sfttrainer_keeps_the_raw_side_metrics_apart(tmp_path: Path) -> None:
     trl = pytest.importorskip("trl")
 
-    def train(folder: Path, recipes: dict[str, Recipe] | None) -> list[dict[str, float]]:
-        trainer = trl.SFTTrainer(
+    def make(folder: Path) -> Trainer:
+        return trl.SFTTrainer(
             model=tiny_model(),
-            args=trl.SFTConfig(
-                output_dir=str(folder),
-                max_steps=6,
-                eval_strategy="steps",
-                eval_steps=3,
-                save_steps=3,
-                per_device_train_batch_size=4,
-                learning_rate=3e-2,
-                use_cpu=True,
-                bf16=False,
-                report_to="none",
-                disable_tqdm=True,
-            ),
+            args=trl.SFTConfig(str(folder), **TRL, max_steps=6, eval_steps=3, save_steps=3),
             train_dataset=tokens(0, 32),
             eval_dataset=tokens(1, 12),
             processing_class=word_tokenizer(),
         )
-        if recipes is not None:
-            trainer.add_callback(WeightAveragingCallback(trainer, **recipes))
-        trainer.train()
-        return evaluations(trainer)
 
-    plain = train(tmp_path / "plain", None)
-    averaged = train(tmp_path / "averaged", RECIPES)
+    plain, averaged = with_and_without(make, tmp_path)
     for before, after in zip(plain, averaged, strict=True):
         for key in ("eval_loss", "eval_mean_token_accuracy", "eval_entropy"):
             assert before[key] == after[key]
@@ -421,34 +431,17 @@ def test_dpotrainer_keeps_the_raw_rewards_apart(tmp_path: Path) -> None:
             ]
         )
 
-    def train(folder: Path, recipes: dict[str, Recipe] | None) -> list[dict[str, float]]:
-        trainer = trl.DPOTrainer(
+    def make(folder: Path) -> Trainer:
+        return trl.DPOTrainer(
             model=tiny_model(),
             ref_model=tiny_model(),
-            args=trl.DPOConfig(
-                output_dir=str(folder),
-                max_steps=4,
-                eval_strategy="steps",
-                eval_steps=2,
-                save_steps=4,
-                per_device_train_batch_size=4,
-                learning_rate=3e-2,
-                use_cpu=True,
-                bf16=False,
-                report_to="none",
-                disable_tqdm=True,
-            ),
+            args=trl.DPOConfig(str(folder), **TRL, max_steps=4, eval_steps=2, save_steps=4),
             train_dataset=pairs(0, 16),
             eval_dataset=pairs(1, 8),
             processing_class=word_tokenizer(),
         )
-        if recipes is not None:
-            trainer.add_callback(WeightAveragingCallback(trainer, **recipes))
-        trainer.train()
-        return evaluations(trainer)
 
-    plain = train(tmp_path / "plain", None)
-    averaged = train(tmp_path / "averaged", RECIPES)
+    plain, averaged = with_and_without(make, tmp_path)
     for before, after in zip(plain, averaged, strict=True):
         raw = [key for key in before if key.startswith(("eval_rewards", "eval_logps", "eval_loss"))]
         assert "eval_rewards/margins" in raw

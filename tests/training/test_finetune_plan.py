@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from datasets import Dataset
 from transformers import AutoTokenizer
 
@@ -14,7 +16,7 @@ from bequest.cli.main import main
 from bequest.errors import InputError
 from bequest.training.finetune_config import DataConfig, FinetuneConfig
 from bequest.training.finetune_cost import estimate
-from bequest.training.finetune_data import split_by_hash
+from bequest.training.finetune_data import read_data, split_by_hash
 from bequest.training.finetune_plan import plan_finetune
 from bequest.training.score import score
 from training.tiny_finetune import ROWS, Inputs, config_file, make_inputs
@@ -76,6 +78,18 @@ def tied_head(folder: Path, inputs: Inputs) -> dict[str, Any]:
     return {"model": str(model), "method": {"linear_probe": True}}
 
 
+def out_in_read(part: str, field: str, **others: Any) -> Any:
+    """A folder that a field reads, and out within it."""
+
+    def changes(folder: Path, inputs: Inputs) -> dict[str, Any]:
+        read = folder / "read"
+        read.mkdir()
+        places = {"out": str(read / "out"), "run_dir": str(folder / "run")}
+        return {part: {field: str(read), **others}, **places}
+
+    return changes
+
+
 def of_an_earlier_run(folder: Path, inputs: Inputs) -> dict[str, Any]:
     """A checkpoint of the run that --overwrite would throw away."""
     model = save_model(folder / "run" / "checkpoint-5")
@@ -94,7 +108,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "no data": ({"data": {"train": "nowhere.jsonl"}}, "nowhere.jsonl does not exist"),
     "no eval data": (
         {"data": {"eval": "no.jsonl", "eval_fraction": 0}},
-        "data.eval: data no.jsonl",
+        "data.eval no.jsonl does not exist",
     ),
     "no model": ({"model": "./nowhere"}, "model ./nowhere does not exist"),
     "no texts": ({"retention": {"texts": "no.txt"}}, "retention.texts no.txt"),
@@ -130,6 +144,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda f, i: data_of(f, [{"text": "long " * 300}], training={"max_length": None, **OFF}),
         "512",
     ),
+    "all dropped": (
+        {"training": {"dataloader_drop_last": True, "per_device_train_batch_size": 64}},
+        "dataloader_drop_last drops all",
+    ),
     "unknown lora key": ({"lora": {"rank": 3}}, "'rank'"),
     "no such modules": ({"lora": {"target_modules": ["nose"]}}, "nose"),
     "adapter on the head": ({"lora": {"target_modules": ["lm_head"]}}, "names the head"),
@@ -147,6 +165,12 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "whole held out": ({"data": {"eval_fraction": 1.0}}, "eval_fraction is 1.0"),
     "out in the model": ({"out": "MODEL"}, "overlaps"),
+    "out in the data": (out_in_read("data", "train"), "overlaps data.train"),
+    "out in the evaluated data": (
+        out_in_read("data", "eval", eval_fraction=0),
+        "overlaps data.eval",
+    ),
+    "out in the texts": (out_in_read("retention", "texts"), "overlaps retention.texts"),
     "out in the run": ({}, "overlaps out"),
     "a file as run_dir": ({"run_dir": "DATA"}, "is a file"),
     "something else in run_dir": ({"run_dir": "MODEL"}, "something else"),
@@ -177,6 +201,102 @@ def test_bad_input_is_one_sentence_and_no_file(
     assert code == 2 and last.startswith("bequest finetune: error: ") and found in last, captured
     assert captured.out == ""
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_model_changed_anywhere_is_another(inputs: Inputs, tmp_path: Path) -> None:
+    """Such as in the embedding of its last token, far from where the tensor begins."""
+    from safetensors.torch import load_file, save_file
+
+    model = Path(shutil.copytree(inputs.model, tmp_path / "model"))
+    config = FinetuneConfig(
+        model=str(model), out=str(tmp_path / "out"), data=DataConfig(train=str(inputs.data))
+    )
+    before = plan_finetune(config).identity
+    assert plan_finetune(config).identity == before
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.embed_tokens.weight"][-1, -1] += 1
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    after = plan_finetune(config).identity
+    assert [name for name in before if before[name] != after[name]] == ["contents of model"]
+
+
+README = """---
+configs:
+- config_name: sums
+  data_files: [{split: train, path: sums.jsonl}, {split: test, path: held.jsonl}]
+- config_name: other
+  data_files: [{split: train, path: held.jsonl}, {split: test, path: sums.jsonl}]
+---
+# As the hub has them
+"""
+
+
+def test_a_configuration_of_a_data_set(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "README.md").write_text(README)
+    write_json_lines(folder / "sums.jsonl", ROWS[:7])
+    write_json_lines(folder / "held.jsonl", ROWS[7:10])
+
+    def lengths(**asked: Any) -> tuple[int, int | None]:
+        samples, held_out = read_data(DataConfig(train=str(folder), **asked))
+        return len(samples), None if held_out is None else len(held_out)
+
+    assert lengths(name="sums") == (7, None)
+    # Of the same data it is the same configuration, unless another is named.
+    assert lengths(name="sums", eval_split="test") == (7, 3)
+    assert lengths(name="sums", eval=str(folder), eval_split="test[:2]") == (7, 2)
+    assert lengths(name="sums", eval_name="other") == (7, 3)
+    assert lengths(name="sums", eval=str(folder / "held.jsonl")) == (7, 3)
+    for asked, said in (
+        ({}, "data.train .*data has several configurations; set data.name to one of sums, other"),
+        ({"name": "x"}, "data.train .*'x' not found"),
+        ({"name": "sums", "eval_name": "x"}, "data.train .*'x' not found"),
+        ({"name": "sums", "eval_split": "dev"}, "data.train .*dev"),
+        (
+            {"name": "sums", "eval": str(folder / "held.jsonl"), "eval_name": "x"},
+            "data.eval_name is 'x', but .*held.jsonl has no configurations",
+        ),
+    ):
+        with pytest.raises(InputError, match=said):
+            lengths(**asked)
+    with pytest.raises(InputError, match=r"data\.name is 'x', but a data set in memory has no"):
+        read_data(DataConfig(train="memory", name="x"), Dataset.from_list(ROWS))
+
+
+def test_a_configuration_from_the_command_line(
+    inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = config_file(tmp_path / "c.yaml", inputs, out=str(tmp_path / "out"))
+    words = ["--data.name", "sums", "--data.eval_name", "other", "--data.eval_fraction", "0"]
+    with pytest.raises(SystemExit):
+        main(["finetune", "--config", str(file), *words, "--print_config"])
+    asked = yaml.safe_load(capsys.readouterr().out)["data"]
+    assert (asked["name"], asked["eval_name"]) == ("sums", "other")
+    assert main(["finetune", "--config", str(file), *words]) == 2
+    assert "data.name is 'sums', but" in capsys.readouterr().err
+
+
+def test_dropped_batches_are_never_evaluated_ones(inputs: Inputs, tmp_path: Path) -> None:
+    from bequest.training.finetune import make_trainer
+
+    config = FinetuneConfig(
+        model=str(inputs.model),
+        out=str(tmp_path / "out"),
+        data=DataConfig(train=str(inputs.data), eval_fraction=0.2),
+        training={"dataloader_drop_last": True, "per_device_eval_batch_size": 5},
+        method=_uniform(),
+    )
+    plan = plan_finetune(config)
+    trainer = make_trainer(plan, None)
+    assert plan.held_out is not None and len(plan.held_out.labels) % 5
+    read = sum(len(batch["labels"]) for batch in trainer.get_eval_dataloader())
+    assert read == len(plan.held_out.labels)
+    # Of the training samples a last batch is still dropped, as was asked.
+    assert trainer.args.dataloader_drop_last
+    loader = trainer.get_train_dataloader()
+    assert len(loader) == len(trainer.train_dataset) // 8 < len(trainer.train_dataset) / 8
+    assert plan.num_steps == trainer.set_initial_training_values(trainer.args, loader)[-1]
 
 
 def test_streamed_data_is_refused(inputs: Inputs, tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ from transformers import (
 from transformers.integrations import is_tensorboard_available
 
 from bequest.checkpoints import publish
-from bequest.checkpoints.lineage import read_lineage, verify_outputs
+from bequest.checkpoints.lineage import read_lineage
+from bequest.checkpoints.lineage_check import verify_outputs
 from bequest.errors import InputError, StorageError
 from bequest.training import run_length
 from bequest.training.divergence import DivergedError
@@ -141,6 +142,21 @@ def test_overwrite_does_not_remove_what_the_run_reads(tmp_path: Path, field: str
     with pytest.raises(InputError, match=rf"out.run overlaps [a-z_.]*{field} "):
         plan(tmp_path, **changes)
     assert (read / "config.json").is_file()
+
+
+@pytest.mark.parametrize("field", ["model", "tokenizer", "data", "held_out", "teacher"])
+def test_out_is_no_part_of_what_the_run_reads(tmp_path: Path, field: str) -> None:
+    """A tokenizer's folder looks like a model's, which --overwrite replaces."""
+    read = tmp_path / "read"
+    read.mkdir()
+    (read / "config.json").write_text("{}")
+    changes: dict[str, Any] = {field: str(read), "train_tokenizer": None, "overwrite": True}
+    if field == "teacher":
+        changes["distillation"] = {"teacher": changes.pop("teacher")}
+    for out in (read, read / "out"):
+        with pytest.raises(InputError, match=rf"^out .* overlaps [a-z_.]*{field} "):
+            plan(tmp_path, **changes, out=str(out), run_dir=str(tmp_path / "run"))
+    assert [path.name for path in read.iterdir()] == ["config.json"]
 
 
 def test_what_is_written_already_needs_no_space(

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from bequest.errors import InputError
-from bequest.training.run_folder import STATE, check, check_place, newest_complete, opened
+from bequest.training.run_folder import STATE, check, newest_complete, opened
+from bequest.training.run_place import check_place
 
 RECORD = {"a": 1, "training": {"learning_rate": 0.1, "more": [1, 2]}}
 OTHER = {"a": 1, "training": {"learning_rate": 0.2, "more": [1, 2]}}
@@ -188,6 +189,20 @@ def test_killed_while_it_is_emptied(
             assert (run / "averaging" / "file").is_file()
     assert {path.name for path in run.glob(".*")} == {".lock"}
     assert check(run, next_one, overwrite=False).goes_on
+
+
+def test_out_touches_nothing_that_is_read(tmp_path: Path) -> None:
+    run, data = tmp_path / "run", tmp_path / "data"
+    data.mkdir()
+    (data / "text.jsonl").write_text("")
+    (tmp_path / "link").symlink_to(data)
+    reads = {"model": "some/hub-id", "data": str(data / "text.jsonl"), "held_out": str(data)}
+    for out, field in ((data / "out", "held_out"), (data, "data"), (tmp_path / "link", "data")):
+        with pytest.raises(InputError, match=f"out {out} overlaps {field} .*beside it"):
+            check_place(run, reads=reads, out=out)
+    check_place(run, reads=reads, out=tmp_path / "data-2")
+    # Beside a file there is room; in a folder that is read as a whole there is none.
+    check_place(run, reads={"data": str(data / "text.jsonl")}, out=data / "out")
 
 
 @pytest.mark.parametrize("field", ["model", "data"])

@@ -60,7 +60,9 @@ def test_a_part_of_files_is_rows_of_their_documents(tmp_path: Path) -> None:
     seen = {text.strip() for text in (*found.training_texts(), *found.held_out)}
     assert seen == set(lines[:10])
     for wrong in ("test", "train[:x]"):
-        with pytest.raises(InputError, match=r"split is '.*', but data has 10 documents in one"):
+        with pytest.raises(
+            InputError, match=r"split is '.*', but data has train \(10 documents\);"
+        ):
             read(file, split=wrong)
 
 

@@ -42,7 +42,9 @@ def plan_of(files: Path, data: ImageData | None = None, **changes: Any) -> Image
 
 def test_training_images_are_no_test(files: Path) -> None:
     source = str(files / "all.parquet")
-    with pytest.raises(InputError, match=r"split is 'test', but data\.eval .* has train; choose"):
+    with pytest.raises(
+        InputError, match=r"split is 'test', but data\.eval .* has train \(\d+ rows\); choose"
+    ):
         plan_of(files, ImageData(train=source, eval_split="test"))
     for data in (
         ImageData(train=source, eval_split="all"),

@@ -12,13 +12,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from bequest.averaging.alike import Member
-from bequest.averaging.average import AverageConfig, complete_checkpoints
+from bequest.averaging.average_config import AverageConfig, require_out
 from bequest.averaging.build import bad_member, verify, without_bad, write_small_files
 from bequest.averaging.measured import MeasuredLosses
 from bequest.averaging.plan import AveragePlan, plan_of
+from bequest.averaging.sources import complete_checkpoints
 from bequest.averaging.streaming import NonFiniteError, write_averages
 from bequest.checkpoints.formats import MODEL_CONFIG, open_weights
-from bequest.checkpoints.publish import scratch_folder
+from bequest.checkpoints.publish import check_target, scratch_folder
 from bequest.errors import CheckpointError, InputError
 
 METRIC = "bits per byte"
@@ -44,15 +45,42 @@ def in_figure(loss: float | None) -> float | None:
     return loss if loss is not None and math.isfinite(loss) else None
 
 
-def open_run(config: AverageConfig) -> tuple[dict[int, Member], list[str]]:
-    """Open every complete checkpoint of a run.
+@dataclass(frozen=True, kw_only=True)
+class OpenedRun:
+    """A run whose checkpoints are open, and the folder that averages of it go to."""
 
-    Returns:
-        The members by step, increasing, and a sentence for each that was left out.
+    members: dict[int, Member]
+    """Its complete checkpoints by step, increasing."""
+    target: Path
+    """The folder to write."""
+    notes: tuple[str, ...]
+    """A sentence for each checkpoint that was left out."""
+
+
+def open_run(config: AverageConfig, *, evaluated: bool) -> OpenedRun:
+    """Open every complete checkpoint of a run, and check that its averages can be written.
+
+    Args:
+        config: names the run and the folder to write.
+        evaluated: whether the averages would be evaluated.
 
     Raises:
-        InputError: the request names no run, or the run holds nothing.
+        InputError: the request names no run, the run holds nothing, what it holds cannot be
+            evaluated, or the folder must not be written.
+        CheckpointError: no checkpoint is complete.
     """
+    members, notes = _open_members(config)
+    if evaluated:
+        _require_models(members, config)
+    target = check_target(
+        require_out(config),
+        overwrite=config.overwrite,
+        inputs=tuple(member.weights.location.folder for member in members.values()),
+    )
+    return OpenedRun(members=members, target=target, notes=tuple(notes))
+
+
+def _open_members(config: AverageConfig) -> tuple[dict[int, Member], list[str]]:
     if len(config.sources) != 1 or config.repo is not None:
         raise InputError("sources must be one run's folder here; name it, and the folder to write.")
     run = Path(config.sources[0]).expanduser()
@@ -186,12 +214,8 @@ def require_any(made: Sequence[Candidate]) -> None:
         raise CheckpointError("every average would end in a checkpoint that holds NaN or Inf.")
 
 
-def require_models(members: dict[int, Member], config: AverageConfig) -> None:
-    """Refuse to evaluate what transformers cannot load.
-
-    Raises:
-        InputError: the checkpoints are adapters, or have no configuration.
-    """
+def _require_models(members: dict[int, Member], config: AverageConfig) -> None:
+    """Refuse to evaluate what transformers cannot load: adapters, and what has no configuration."""
     newest = list(members.values())[-1].weights
     if newest.config_file == MODEL_CONFIG or (
         newest.config_file is None and config.config_from is not None

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from bequest.averaging.alike import Member
-from bequest.averaging.average import AverageConfig
+from bequest.averaging.average_config import AverageConfig
 from bequest.averaging.build import build
 from bequest.averaging.follow_plan import Following, averages_in
 from bequest.averaging.holding import Holding, holding

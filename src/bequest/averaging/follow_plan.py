@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bequest.averaging.alike import Member
-from bequest.averaging.average import AverageConfig, complete_checkpoints, require_out
+from bequest.averaging.average_config import AverageConfig, require_out
 from bequest.averaging.candidates import make_candidate
 from bequest.averaging.forecast import Forecast
 from bequest.averaging.holding import FOLDER, check_out
+from bequest.averaging.sources import complete_checkpoints
 from bequest.averaging.trajectory import DEFAULT_WINDOW, Window, listed
 from bequest.checkpoints.formats import open_weights
 from bequest.checkpoints.run import find_checkpoints

@@ -9,9 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bequest.averaging.alike import Member
 from bequest.averaging.plan import AveragePlan
-from bequest.checkpoints.lineage import identity_hash
+from bequest.checkpoints.model_identity import ContentHashes
 
 Evaluate = Callable[[Path], float]
 """Gives a model folder's loss on held-out text, in bits per byte."""
@@ -20,8 +19,9 @@ Evaluate = Callable[[Path], float]
 class MeasuredLosses:
     """Measures averages, and remembers what each gave, so that a broken-off run goes on.
 
-    A loss is filed under what it depends on: a sample of its members' values, the mixture, the
-    result's dtype and the text. Nothing stale is ever found, whatever changed in between.
+    A loss is filed under what it depends on: all bytes of its members' weights and of the tokenizer
+    beside them, the mixture, the result's dtype and the text. Nothing stale is ever found, whatever
+    changed in between.
 
     Args:
         target: the folder that the run will write; the losses lie beside it, hidden.
@@ -33,7 +33,10 @@ class MeasuredLosses:
         self._evaluate = evaluate
         self._evaluation = evaluation
         self._file = target.with_name(f".{target.name}.losses.jsonl")
-        self._identities: dict[int, str] = {}
+        self._contents_file = target.with_name(f".{target.name}.contents.json")
+        self._contents = ContentHashes(None if evaluation is None else self._contents_file)
+        # Of files that are still young the hashes are not remembered by themselves.
+        self._identities: dict[tuple[Path, ...], str] = {}
         self._known = {} if evaluation is None else _read(self._file)
 
     def known(self, plan: AveragePlan) -> float | None:
@@ -59,17 +62,20 @@ class MeasuredLosses:
                 file.write(f"\n{json.dumps({'key': key, 'loss': loss})}\n")
                 file.flush()
                 os.fsync(file.fileno())
+            self._contents.keep()
         return loss
 
     def forget(self) -> None:
-        """Remove the file: the run that it was for is done."""
+        """Remove the files: the run that they were for is done."""
         if self._evaluation is not None:
             self._file.unlink(missing_ok=True)
+            self._contents_file.unlink(missing_ok=True)
 
     def _key(self, plan: AveragePlan) -> str:
         parts: list[Any] = [
             self._evaluation,
-            [self._identity(member) for member in plan.members],
+            [self._identity(member.weights.weight_files) for member in plan.members],
+            self._identity(tuple(_read_beside(plan))),
             str(plan.mixture.coefficients),
             plan.mixture.blend,
             list(plan.mixture.exclude),
@@ -78,10 +84,15 @@ class MeasuredLosses:
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def _identity(self, member: Member) -> str:
-        if id(member) not in self._identities:
-            self._identities[id(member)] = identity_hash(member.weights.tensors)
-        return self._identities[id(member)]
+    def _identity(self, files: tuple[Path, ...]) -> str:
+        if files not in self._identities:
+            self._identities[files] = self._contents.of_files(files)
+        return self._identities[files]
+
+
+def _read_beside(plan: AveragePlan) -> list[Path]:
+    """List the files that come along and say how text is read: the tokenizer's, above all."""
+    return [] if plan.home is None else [plan.home.folder / name for name in plan.companions]
 
 
 def _read(file: Path) -> dict[str, float]:

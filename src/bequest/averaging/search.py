@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bequest.averaging.average import AverageConfig, require_out
+from bequest.averaging.average_config import AverageConfig
 from bequest.averaging.build import build
 from bequest.averaging.candidates import (
     METRIC,
@@ -17,13 +17,11 @@ from bequest.averaging.candidates import (
     measure,
     open_run,
     require_any,
-    require_models,
 )
 from bequest.averaging.forecast import Forecast
 from bequest.averaging.measured import Evaluate, MeasuredLosses
 from bequest.averaging.plan import AveragePlan
 from bequest.averaging.trajectory import Window, listed
-from bequest.checkpoints.publish import check_target
 from bequest.errors import InputError
 from bequest.results import Section
 
@@ -144,16 +142,10 @@ def _plan(
 ) -> tuple[Forecast, dict[tuple[int, ...], Window]]:
     if config.window is not None or config.spacing is not None:
         raise InputError("window and spacing are what is searched for; give --windows, --spacings.")
-    members, notes = open_run(config)
-    require_models(members, config)
-    target = check_target(
-        require_out(config),
-        overwrite=config.overwrite,
-        inputs=tuple(member.weights.location.folder for member in members.values()),
-    )
-    steps = list(members)
+    run = open_run(config, evaluated=True)
+    steps = list(run.members)
     end = steps[-1] if config.end is None else config.end
-    if end not in members:
+    if end not in run.members:
         raise InputError(f"end is {end}, but the run has the complete steps {listed(steps)}.")
     chosen = _windows(steps, end, windows, spacings)
     if not chosen:
@@ -162,15 +154,15 @@ def _plan(
             f"complete steps {listed(steps)}."
         )
     candidates = tuple(
-        make_candidate(picked, members, config, target, _name(window))
+        make_candidate(picked, run.members, config, run.target, _name(window))
         for picked, window in chosen.items()
     )
     forecast = Forecast(
-        target=target,
+        target=run.target,
         candidates=candidates,
         written=candidates[0].plan.num_bytes,
         temporary=sum(candidate.plan.num_bytes for candidate in candidates),
-        notes=tuple(notes),
+        notes=run.notes,
     )
     return forecast, chosen
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bequest.averaging.average import AverageConfig, require_out
+from bequest.averaging.average_config import AverageConfig
 from bequest.averaging.candidates import (
     METRIC,
     Candidate,
@@ -18,7 +18,6 @@ from bequest.averaging.candidates import (
     open_run,
     raw_candidate,
     require_any,
-    require_models,
     write_candidates,
 )
 from bequest.averaging.forecast import Forecast
@@ -26,7 +25,7 @@ from bequest.averaging.measured import Evaluate, MeasuredLosses
 from bequest.averaging.trajectory import DEFAULT_WINDOW, Window, listed
 from bequest.checkpoints.account import account
 from bequest.checkpoints.lineage import command_line, describe_input, write_lineage
-from bequest.checkpoints.publish import check_target, require_space, staged_folder
+from bequest.checkpoints.publish import require_space, staged_folder
 from bequest.errors import InputError
 from bequest.results import Section, write_results
 
@@ -87,16 +86,9 @@ def plan_slide(config: AverageConfig, *, evaluated: bool, keep: bool = True) -> 
     """
     if not evaluated and not keep:
         raise InputError("texts is missing: averages that are not kept are made to be evaluated.")
-    members, notes = open_run(config)
-    if evaluated:
-        require_models(members, config)
-    target = check_target(
-        require_out(config),
-        overwrite=config.overwrite,
-        inputs=tuple(member.weights.location.folder for member in members.values()),
-    )
+    run = open_run(config, evaluated=evaluated)
     window = _window(config)
-    found = [step for step in members if config.end is None or step <= config.end]
+    found = [step for step in run.members if config.end is None or step <= config.end]
     ends = window.ends(found)
     if not ends:
         raise InputError(
@@ -104,18 +96,20 @@ def plan_slide(config: AverageConfig, *, evaluated: bool, keep: bool = True) -> 
             f"{config.spacing}; its complete steps are {listed(found)}."
         )
     candidates = tuple(
-        make_candidate(window.ending_at(end, found) or (), members, config, target, f"step-{end}")
+        make_candidate(
+            window.ending_at(end, found) or (), run.members, config, run.target, f"step-{end}"
+        )
         for end in ends
     )
     written = sum(c.plan.num_bytes for c in candidates) if keep else 0
-    require_space(target, written)
+    require_space(run.target, written)
     temporary = _temporary(candidates, config, keep=keep) if evaluated else []
     return Forecast(
-        target=target,
+        target=run.target,
         candidates=candidates,
         written=written,
         temporary=sum(candidate.plan.num_bytes for candidate in temporary),
-        notes=tuple(notes),
+        notes=run.notes,
     )
 
 

@@ -20,7 +20,6 @@ import os
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -39,16 +38,6 @@ _PACKAGES = ("bequest", "torch", "transformers", "safetensors", "numpy")
 _BLOCK_BYTES = 4 << 20
 _SMALL_BYTES = 16 << 20
 """Files up to this size that hold no weights are hashed whole without being asked."""
-_LOADED = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    "adapter_model.bin",
-)
-"""What transformers looks for: put beside the recorded files, it may be loaded in their place."""
 _SAMPLED_TENSORS = 256
 _SAMPLED_BYTES = 4096
 
@@ -104,7 +93,7 @@ def describe_file(file: Path, *, full_hash: bool) -> dict[str, Any]:
     # The hub cache keeps files under blobs/ by the hash the hub knows them by.
     if file.is_symlink() and file.resolve().parent.name == "blobs":
         described["blob"] = file.resolve().name
-    if full_hash or _is_small(file):
+    if full_hash or is_small(file):
         described["sha256"] = file_hash(file)
     return described
 
@@ -237,60 +226,8 @@ def read_lineage(folder: Path) -> dict[str, Any]:
     return record
 
 
-@dataclass(frozen=True, kw_only=True)
-class FileCheck:
-    """What became of one recorded file."""
-
-    name: str
-    """File name within the output."""
-    state: str
-    """"intact", "missing", "added", or what differs."""
-
-    @property
-    def intact(self) -> bool:
-        """Whether the file is as it was recorded."""
-        return self.state == "intact"
-
-
-def verify_outputs(folder: Path, record: Mapping[str, Any], *, full_hash: bool) -> list[FileCheck]:
-    """Compare a folder's files with its lineage; one that loaders would read must be in it, too.
-
-    Args:
-        folder: an output of bequest.
-        record: its lineage.
-        full_hash: also compare the SHA-256 of whole weight files, where it was recorded.
-
-    Raises:
-        InputError: `full_hash` is asked for and not every file's hash was recorded.
-    """
-    outputs = record["outputs"]
-    if full_hash and not all("sha256" in expected for expected in outputs):
-        raise InputError(f"{folder} was written without --hash: only sizes and headers are known.")
-    checks = [_check(folder / expected["name"], expected, full_hash) for expected in outputs]
-    known = {expected["name"] for expected in outputs}
-    added = [name for name in _LOADED if name not in known and (folder / name).exists()]
-    return checks + [FileCheck(name=name, state="added") for name in added]
-
-
-def _check(file: Path, expected: Mapping[str, Any], full_hash: bool) -> FileCheck:
-    name = str(expected["name"])
-    if not file.is_file():
-        return FileCheck(name=name, state="missing")
-    size = file.stat().st_size
-    if size != expected["size"]:
-        return FileCheck(name=name, state=f"{size} bytes instead of {expected['size']}")
-    if "header_sha256" in expected and header_hash(file) != expected["header_sha256"]:
-        return FileCheck(name=name, state="another header")
-    if (
-        "sha256" in expected
-        and (full_hash or _is_small(file))
-        and file_hash(file) != expected["sha256"]
-    ):
-        return FileCheck(name=name, state="other contents")
-    return FileCheck(name=name, state="intact")
-
-
-def _is_small(file: Path) -> bool:
+def is_small(file: Path) -> bool:
+    """Return whether a file holds no weights and is hashed whole without being asked."""
     return file.suffix != ".safetensors" and file.stat().st_size <= _SMALL_BYTES
 
 

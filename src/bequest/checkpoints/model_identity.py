@@ -68,6 +68,18 @@ class ContentHashes:
             digest.update(f"{name} {content}\n".encode())
         return digest.hexdigest()
 
+    def of_files(self, files: Sequence[Path]) -> str:
+        """Return one hash of files' contents in their order, whatever the files are called.
+
+        Args:
+            files: such as all that hold a model's weights.
+
+        Raises:
+            InputError: a file changes while it is read.
+            OSError: a file cannot be read.
+        """
+        return hashlib.sha256("\n".join(self._contents(files)).encode()).hexdigest()
+
     def keep(self) -> None:
         """Write down what was found out; nothing is written if nothing is new.
 
@@ -88,7 +100,7 @@ class ContentHashes:
         for path, content in found.items():
             if _stamp(path) != stamps[path]:
                 raise InputError(
-                    f"{path} changes while it is read; evaluate a model that nobody writes to"
+                    f"{path} changes while it is read; name a model that nobody writes to"
                 )
             if now - max(stamps[path][2:]) > _SETTLED_SECONDS * 1e9:
                 self._known[str(path.resolve())] = [stamps[path], content]

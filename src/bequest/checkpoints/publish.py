@@ -43,8 +43,7 @@ def check_target(out: str | Path, *, overwrite: bool, inputs: tuple[Path, ...] =
     target = Path(os.path.realpath(Path(out).expanduser()))
     recover(target)
     for folder in inputs:
-        real = Path(os.path.realpath(folder))
-        if real == target or target in real.parents or real in target.parents:
+        if overlap(target, folder):
             raise InputError(f"out {out} overlaps the input {folder}; name another folder.")
     if not os.path.lexists(target):
         return target
@@ -59,6 +58,12 @@ def check_target(out: str | Path, *, overwrite: bool, inputs: tuple[Path, ...] =
                 "name another folder."
             )
     return target
+
+
+def overlap(one: Path, other: Path) -> bool:
+    """Return whether two paths, links followed, are one place or one lies within the other."""
+    first, second = Path(os.path.realpath(one)), Path(os.path.realpath(other))
+    return first == second or first in second.parents or second in first.parents
 
 
 def require_space(target: Path, num_bytes: int) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bequest.averaging.average import AverageConfig, plan_average
+from bequest.averaging.average import plan_average
+from bequest.averaging.average_config import AverageConfig
 from bequest.averaging.build import build, summary, verify
 from bequest.averaging.plan import AveragePlan
 from bequest.checkpoints.lineage import command_line

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bequest.checkpoints.lineage import FileCheck, read_lineage, verify_outputs
+from bequest.checkpoints.lineage import read_lineage
+from bequest.checkpoints.lineage_check import FileCheck, verify_outputs
 from bequest.cli.arguments import build_parser, to_config
 from bequest.cli.output import print_json
 

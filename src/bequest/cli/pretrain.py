@@ -15,6 +15,8 @@ from bequest.results import ACCOUNT, results_document
 from bequest.training.pretrain_config import PretrainConfig
 
 if TYPE_CHECKING:
+    from jsonargparse import Namespace
+
     from bequest.training.pretrain_plan import PretrainPlan
 
 
@@ -31,10 +33,20 @@ def run(arguments: Sequence[str]) -> int:
     )
     parsed = parser.parse_args(list(arguments))
     config = to_config(PretrainConfig, parsed)
+    # Its time is that of importing torch: long enough to be told.
+    from bequest.losses.processes import leave_processes
+
+    try:
+        return _carry_out(config, parsed)
+    finally:
+        # The trainer's arguments form the group, which is why a refused run has one, too.
+        leave_processes()
+
+
+def _carry_out(config: PretrainConfig, parsed: Namespace) -> int:
     first = os.environ.get("RANK", "0") == "0"
     told = first and not parsed.quiet and not parsed.json
     progress = told and sys.stderr.isatty()
-    # Its time is that of importing torch: long enough to be told.
     from bequest.training.pretrain import run_pretrain
     from bequest.training.pretrain_plan import plan_pretrain
     from bequest.training.pretrain_results import planned_section

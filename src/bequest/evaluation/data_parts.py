@@ -21,7 +21,9 @@ def is_saved(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
-def saved_part(folder: Path, split: str | None, field: str) -> Dataset:
+def saved_part(
+    folder: Path, split: str | None, field: str, *, split_field: str = "split"
+) -> Dataset:
     """Read a part of what `save_to_disk` wrote.
 
     A data set that was saved without others is `train`; its own name, if it has one, is as good.
@@ -30,17 +32,27 @@ def saved_part(folder: Path, split: str | None, field: str) -> Dataset:
         folder: for which `is_saved`.
         split: as for `chosen_part`.
         field: what the caller calls the data, for messages.
+        split_field: what the caller calls `split`.
 
     Raises:
         InputError: there is no such part.
     """
     saved = load_from_disk(str(folder))
     if isinstance(saved, DatasetDict):
-        return chosen_part({str(name): rows for name, rows in saved.items()}, split, field)
-    return only_part(saved, str(saved.split), split, field)
+        parts = {str(name): rows for name, rows in saved.items()}
+        return chosen_part(parts, split, field, split_field=split_field)
+    return only_part(saved, str(saved.split), split, field, split_field=split_field)
 
 
-def only_part(rows: Dataset, told: str, split: str | None, field: str) -> Dataset:
+def only_part(
+    rows: Dataset,
+    told: str,
+    split: str | None,
+    field: str,
+    *,
+    split_field: str = "split",
+    unit: str = "rows",
+) -> Dataset:
     """Choose from data that has one part: it is called `train`, and answers to names of its own.
 
     Args:
@@ -48,6 +60,8 @@ def only_part(rows: Dataset, told: str, split: str | None, field: str) -> Datase
         told: what its own names are, or are words of, such as a file's name `cifar_test`.
         split: as for `chosen_part`.
         field: what the caller calls the data, for messages.
+        split_field: what the caller calls `split`.
+        unit: what a row is.
 
     Raises:
         InputError: it has no such part.
@@ -55,10 +69,17 @@ def only_part(rows: Dataset, told: str, split: str | None, field: str) -> Datase
     asked = _NAME.match(split or "")
     own = {told, *re.findall(r"\w+", told), *re.findall(r"[^\W_]+", told)}
     name = asked[0] if asked is not None and asked[0] in own else ONLY
-    return chosen_part({name: rows}, split, field)
+    return chosen_part({name: rows}, split, field, split_field=split_field, unit=unit)
 
 
-def chosen_part(parts: Mapping[str, Dataset], split: str | None, field: str) -> Dataset:
+def chosen_part(
+    parts: Mapping[str, Dataset],
+    split: str | None,
+    field: str,
+    *,
+    split_field: str = "split",
+    unit: str = "rows",
+) -> Dataset:
     """Choose a part, or a piece of one.
 
     Args:
@@ -66,6 +87,8 @@ def chosen_part(parts: Mapping[str, Dataset], split: str | None, field: str) -> 
         split: as `datasets` writes it, such as `test`, `train[:1000]`, `train[10%:]` or
             `train+test`; None takes the only one, or `test` where there are several.
         field: what the caller calls the data, for messages.
+        split_field: what the caller calls `split`.
+        unit: what a row is.
 
     Raises:
         InputError: there is no such part, or `split` is not written so.
@@ -76,9 +99,10 @@ def chosen_part(parts: Mapping[str, Dataset], split: str | None, field: str) -> 
     try:
         pieces = ReadInstruction.from_spec(split).to_absolute(lengths)
     except (ValueError, AssertionError) as error:
+        known = ", ".join(f"{name} ({length:,} {unit})" for name, length in lengths.items())
         raise InputError(
-            f"split is {split!r}, but {field} has {', '.join(parts)}; choose one, or a piece of it "
-            "such as train[:1000]"
+            f"{split_field} is {split!r}, but {field} has {known}; choose one, or a piece of it such "
+            "as train[:1000] or train[90%:]"
         ) from error
     chosen = [
         parts[piece.splitname].select(range(piece.from_, piece.to) or range(0))

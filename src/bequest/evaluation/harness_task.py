@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
-import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -17,8 +15,8 @@ import numpy as np
 
 from bequest.errors import InputError, explained
 from bequest.evaluation.items import ItemScores, numbered, require_finite
-from bequest.evaluation.local_data import SUFFIXES, write_task
 from bequest.evaluation.models import Candidate, LoadedModel
+from bequest.evaluation.quiet_harness import quiet_harness
 from bequest.evaluation.resumed_harness import ResumedHarness
 
 _PROBED_DOCUMENTS = 20
@@ -91,7 +89,7 @@ class HarnessTask:
         for task in self._tasks.values():
             count = sum(1 for _ in self._documents(task))
             probed = min(count, _PROBED_DOCUMENTS)
-            with _silence(True):
+            with quiet_harness(True):
                 task.build_all_requests(limit=probed, rank=0, world_size=1)
             length = sum(
                 len(part.encode())
@@ -122,7 +120,7 @@ class HarnessTask:
         from lm_eval import evaluate
 
         with (
-            _silence(not progress),
+            quiet_harness(not progress),
             explained(f"task {self.name} fails under lm-eval"),
             _resumed(model, scratch) as harness,
         ):
@@ -240,90 +238,3 @@ def _is_finite(answer: Any) -> bool:
     if isinstance(answer, list | tuple):
         return all(map(_is_finite, answer))
     return not (isinstance(answer, float) and math.isnan(answer))
-
-
-def load_tasks(
-    names: Sequence[str],
-    *,
-    task_folder: str | None,
-    written: Path,
-    num_fewshot: int | None,
-    chat: bool,
-    limit: int | None,
-) -> list[HarnessTask]:
-    """Find tasks by name or file, and read their items.
-
-    Args:
-        names: each a name of lm-eval's, a `.yaml` file, or a `.json` or `.jsonl` file of questions,
-            followed by `:METRIC` if not its first metric is wanted.
-        task_folder: a folder with YAML files whose names may be used too.
-        written: where the YAML of files of questions is put.
-        num_fewshot: examples before each item.
-        chat: apply the model's chat template.
-        limit: the first items of each task only.
-
-    Raises:
-        InputError: lm-eval is not installed, or a task does not exist, or its data cannot be had.
-    """
-    try:
-        with _silence(True):
-            from lm_eval.tasks import TaskManager
-    except ImportError as error:
-        raise InputError(
-            f"tasks are run by lm-eval, but {error.name} is not installed; "
-            "run `pip install 'bequest[evaluate]'`"
-        ) from error
-    if task_folder is not None and not Path(task_folder).expanduser().is_dir():
-        raise InputError(f"task_folder {task_folder} is no folder; name one with YAML files")
-    parsed = [_name_and_metric(name) for name in names]
-    own = {"include_path": str(Path(task_folder).expanduser()) if task_folder else None}
-    with _silence(True):
-        manager = TaskManager(**own, include_defaults=False)
-        # lm-eval reads fourteen thousand YAML files to know its own names: not for local ones.
-        if any(not Path(name).suffix and name not in manager.all_tasks for name, _ in parsed):
-            manager = TaskManager(**own)
-    tasks = []
-    for name, metric in parsed:
-        shown, loaded = _load(manager, name, written)
-        tasks.append(
-            HarnessTask(shown, metric, loaded, num_fewshot=num_fewshot, chat=chat, limit=limit)
-        )
-    return tasks
-
-
-def _name_and_metric(text: str) -> tuple[str, str | None]:
-    name, colon, metric = text.rpartition(":")
-    return (name, metric) if colon and name else (text, None)
-
-
-def _load(manager: Any, name: str, written: Path) -> tuple[str, dict[str, Any]]:
-    path = Path(name).expanduser()
-    if path.suffix in (*SUFFIXES, ".yaml", ".yml"):
-        if not path.is_file():
-            raise InputError(f"task {name} does not exist; name a file or one of lm-eval's tasks")
-        wanted = str(write_task(path, written) if path.suffix in SUFFIXES else path.absolute())
-    elif name in manager.all_tasks:
-        wanted = name
-    else:
-        from difflib import get_close_matches
-
-        close = get_close_matches(name, manager.all_tasks, 3, 0.5)
-        hint = f"; did you mean {', '.join(close)}?" if close else ""
-        raise InputError(f"task {name!r} is no task of lm-eval and no file{hint}")
-    with _silence(True), explained(f"task {name} cannot be loaded"):
-        tasks = dict(manager.load([wanted])["tasks"])
-        for task in tasks.values():
-            if not len(task.eval_docs):
-                raise InputError(f"task {name} has no items")
-    return (next(iter(tasks)) if path.suffix else name), tasks
-
-
-@contextlib.contextmanager
-def _silence(silent: bool) -> Iterator[None]:
-    """Keep lm-eval's bars and messages away: it has no switch for them."""
-    from transformers.utils import logging as transformers_logging
-
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    transformers_logging.disable_progress_bar()
-    with contextlib.redirect_stderr(io.StringIO()) if silent else contextlib.nullcontext():
-        yield

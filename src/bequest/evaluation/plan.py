@@ -150,7 +150,7 @@ def plan_evaluation(config: EvaluateConfig, scratch: Path) -> EvaluationPlan:
     if config.images:
         tasks += _image_tasks(config, candidates)
     if config.tasks:
-        from bequest.evaluation.harness_task import load_tasks
+        from bequest.evaluation.harness_tasks import load_tasks
 
         tasks += load_tasks(
             config.tasks,

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
+    from bequest.inheritance.diagnose_anatomy import Anatomy
     from bequest.inheritance.diagnose_report import Diagnosis
-    from bequest.inheritance.diagnose_watch import Anatomy
 
 _LOOKED_AT = 2
 """Sequences from which the blocks' windows are read."""
@@ -99,8 +99,9 @@ def carry_out(plan: DiagnosePlan, *, progress: bool = False) -> Diagnosis:
     """
     import torch
 
+    from bequest.inheritance.diagnose_anatomy import find_anatomy
     from bequest.inheritance.diagnose_report import Diagnosis
-    from bequest.inheritance.diagnose_watch import attention_widths, find_anatomy
+    from bequest.inheritance.diagnose_watch import attention_widths
 
     started = time.monotonic()
     config = plan.config

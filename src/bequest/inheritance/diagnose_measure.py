@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bequest.inheritance.diagnose_anatomy import Anatomy
 from bequest.inheritance.diagnose_ranks import attention_mass, attention_rank
-from bequest.inheritance.diagnose_watch import Anatomy, watching_attention, watching_blocks
+from bequest.inheritance.diagnose_watch import watching_attention, watching_blocks
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -205,7 +205,7 @@ def _prefix(tokenizer: Any) -> list[int]:
 
 
 def _check(config: DiagnoseConfig) -> None:
-    from bequest.inheritance.diagnose_watch import PROBE_TOKENS
+    from bequest.inheritance.diagnose_anatomy import PROBE_TOKENS
 
     if config.dtype not in _DTYPES:
         raise InputError(f"dtype is {config.dtype!r}; choose one of {', '.join(_DTYPES)}")

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bequest.errors import UnsupportedModelError
-from bequest.inheritance.diagnose_watch import Anatomy, hidden_input, watching_blocks
+from bequest.inheritance.diagnose_anatomy import Anatomy
+from bequest.inheritance.diagnose_watch import hidden_input, watching_blocks
 from bequest.losses.head import CausalHead, last_hidden_states
 
 _LOGITS_AT_ONCE = 16 << 20

@@ -19,6 +19,7 @@ from bequest.reporting.lineage_picture import draw_lineage
 from bequest.reporting.numbers import shown
 from bequest.reporting.runs import Run
 from bequest.reporting.tables import Table, headline, numbers_of, table, table_of
+from bequest.reporting.title import listed, title_of
 from bequest.results import ACCOUNT, ACCOUNT_COLUMNS, Section
 
 APPENDED = ("settings", "versions", "cost", ACCOUNT.lower())
@@ -88,7 +89,7 @@ def render(runs: Sequence[Run]) -> str:
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
     return environment.from_string(_file("page.html.jinja")).render(
-        title=_title([run.name for run in runs]),
+        title=title_of(runs, graph),
         policy=_policy(script),
         style=Markup(_file("page.css")),
         script=Markup(script),
@@ -113,12 +114,6 @@ def _policy(script: str) -> str:
 
 def _file(name: str) -> str:
     return files("bequest.reporting").joinpath(name).read_text(encoding="utf-8")
-
-
-def _title(names: Sequence[str]) -> str:
-    if len(names) > 4:
-        return f"{', '.join(names[:3])} and {len(names) - 3} more"
-    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 
 def _card(run: Run, number: int, graph: LineageGraph) -> Card:
@@ -152,7 +147,7 @@ def _made(run: Run, graph: LineageGraph) -> str:
 
 def _sources(operation: Operation, graph: LineageGraph) -> str:
     names = list(dict.fromkeys(graph.models[key].name for _, key in operation.inputs))
-    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+    return listed(names)
 
 
 def _told(graph: LineageGraph) -> list[str]:

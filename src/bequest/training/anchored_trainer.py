@@ -21,6 +21,7 @@ from bequest.training.method import MethodConfig
 from bequest.training.start_blends import StartBlends
 from bequest.training.start_weights import StartWeights
 from bequest.training.starting_losses import changed_base
+from bequest.training.whole_evaluation import whole_evaluation
 
 START = "bequest_start.json"
 """The file of a checkpoint that tells whether a resumed run starts from the same weights."""
@@ -153,6 +154,11 @@ class AnchoredTrainer(SFTTrainer):
         if return_outputs:
             return found[0] + penalty * processes, found[1]
         return found + penalty * processes
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Read all that is held out, also where `dataloader_drop_last` drops training samples."""
+        with whole_evaluation(self.args):
+            return super().get_eval_dataloader(eval_dataset)
 
 
 def _check_adapters_off(model: PeftModel) -> None:

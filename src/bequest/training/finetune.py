@@ -72,6 +72,8 @@ def finetune(plan: FinetunePlan, *, progress: bool = False, told: bool = False) 
     ) as start:
         for note in start.notes if told else ():
             _print(note)
+        if first:
+            plan.contents.keep()
         scores = _scores(plan, progress=progress)
         checkpoint = start.checkpoint
         if checkpoint is None or not ended(plan, checkpoint):

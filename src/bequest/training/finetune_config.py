@@ -19,10 +19,14 @@ class DataConfig:
 
     train: str
     """The data set: a .json, .jsonl or .parquet file, a folder, or a hub id."""
+    name: str | None = None
+    """Which configuration of a data set that has several, such as main of openai/gsm8k."""
     split: str = "train"
     """Part of it, such as train or train[:1000]."""
     eval: str | None = None
     """Data to evaluate on, named like train."""
+    eval_name: str | None = None
+    """Its configuration, if it is not that of train."""
     eval_split: str | None = None
     """Part of eval, or of train where eval is not given, such as test."""
     eval_fraction: float = 0.0
@@ -105,7 +109,7 @@ def check_config(config: FinetuneConfig) -> None:
         raise InputError(
             f"data.eval_fraction is {data.eval_fraction}; give a share from 0 up to but not 1"
         )
-    if data.eval_fraction and (data.eval or data.eval_split):
+    if data.eval_fraction and (data.eval or data.eval_name or data.eval_split):
         raise InputError("data.eval_fraction holds samples out of train; leave eval out with it")
     watched = config.retention
     if watched.max_increase is not None:
@@ -124,4 +128,4 @@ def check_config(config: FinetuneConfig) -> None:
 
 def has_evaluation(data: DataConfig) -> bool:
     """Return whether there is data to evaluate on."""
-    return bool(data.eval or data.eval_split or data.eval_fraction)
+    return bool(data.eval or data.eval_name or data.eval_split or data.eval_fraction)

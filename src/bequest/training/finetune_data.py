@@ -11,7 +11,7 @@ import numpy as np
 from datasets import Dataset
 
 from bequest.errors import InputError
-from bequest.training.finetune_config import DataConfig
+from bequest.training.finetune_config import DataConfig, has_evaluation
 from bequest.training.flow_inputs import WEIGHT, check_column
 from bequest.training.flow_trainer import TOKEN_WEIGHTS
 from bequest.training.response_losses import is_response
@@ -30,18 +30,28 @@ def read_data(config: DataConfig, train: Any = None) -> tuple[Dataset, Dataset |
     Raises:
         InputError: one of them cannot be read, is streamed or is empty.
     """
-    samples = read_samples(config.train if train is None else train, split=config.split)
+    samples = read_samples(
+        config.train if train is None else train,
+        split=config.split,
+        name=config.name,
+        field="data.train",
+        name_field="data.name",
+        split_field="data.split",
+    )
     if config.eval_fraction:
         return split_by_hash(samples, config.eval_fraction)
-    if config.eval or config.eval_split:
-        try:
-            held_out = read_samples(
-                config.eval or config.train, split=config.eval_split or config.split
-            )
-        except InputError as error:
-            raise InputError(f"data.eval: {error}") from error
-        return samples, held_out
-    return samples, None
+    if not has_evaluation(config):
+        return samples, None
+    same = config.eval is None or config.eval == config.train
+    held_out = read_samples(
+        config.eval or config.train,
+        split=config.eval_split or config.split,
+        name=config.name if same and config.eval_name is None else config.eval_name,
+        field="data.train" if config.eval is None else "data.eval",
+        name_field="data.eval_name",
+        split_field="data.eval_split",
+    )
+    return samples, held_out
 
 
 def check_columns(samples: Dataset, weighing: Weighing) -> None:

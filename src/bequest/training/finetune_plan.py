@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -15,6 +13,7 @@ import numpy as np
 
 from bequest.averaging.recipes import Recipe
 from bequest.checkpoints.locate import Location
+from bequest.checkpoints.model_identity import ContentHashes
 from bequest.checkpoints.publish import check_target
 from bequest.errors import InputError
 from bequest.training.average_recipes import average_recipes
@@ -23,6 +22,7 @@ from bequest.training.finetune_config import (
     check_config,
     has_evaluation,
 )
+from bequest.training.finetune_identity import run_identity, sample_hashes
 from bequest.training.finetune_model import (
     check_vocabulary,
     count_trained,
@@ -30,7 +30,8 @@ from bequest.training.finetune_model import (
     trained_dtype,
 )
 from bequest.training.response_losses import is_response, row_hashes
-from bequest.training.run_folder import RunStart, check, check_place
+from bequest.training.run_folder import RunStart, check
+from bequest.training.run_place import check_place
 from bequest.training.score_plan import ScoreConfig, ScorePlan, plan_score
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 
     from bequest.training.row_weights import Weighing
     from bequest.training.sft_data import TokenizedSamples
+
+_CONTENTS = ".contents.json"
+"""Where a run remembers its model's hashes. Hidden: it is no part of what the run made."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,6 +76,8 @@ class FinetunePlan:
     """Parameters that are trained."""
     identity: Mapping[str, Any]
     """What must not change when the run is taken up again."""
+    contents: ContentHashes
+    """What is known of the model's files, so that a run that goes on need not read them all."""
     resume: RunStart
     """How the run would begin as its folder was when it was planned."""
 
@@ -111,12 +117,17 @@ class FinetunePlan:
         return len(self.lengths)
 
     @property
+    def batch_size(self) -> int:
+        """Rows that all processes read at once."""
+        return int(self.args.per_device_train_batch_size * self.args.world_size)
+
+    @property
     def num_steps(self) -> int:
         """Optimizer steps of the whole run."""
         if self.args.max_steps > 0:
             return int(self.args.max_steps)
-        batch = self.args.per_device_train_batch_size * self.args.world_size
-        batches = math.ceil(self.num_rows / int(batch))
+        batches = self.num_rows / self.batch_size
+        batches = math.floor(batches) if self.args.dataloader_drop_last else math.ceil(batches)
         per_epoch = math.ceil(batches / int(self.args.gradient_accumulation_steps))
         return math.ceil(per_epoch * float(self.args.num_train_epochs))
 
@@ -161,7 +172,10 @@ def plan_finetune(
     check_vocabulary(scoring, skeleton)
     _check_scores(weighing, scoring)
     evaluated = _evaluated(held_out, scoring, kept_length(args), progress=progress)
-    identity = _identity(config, args, scoring, [given, texts, _hashes(evaluated)])
+    contents = ContentHashes(config.run_folder / _CONTENTS)
+    identity = run_identity(
+        config, args, scoring, [given, texts, sample_hashes(evaluated)], contents
+    )
     plan = FinetunePlan(
         config=config,
         target=target,
@@ -176,6 +190,7 @@ def plan_finetune(
         model_config=skeleton.config,
         num_trained=count_trained(config, skeleton),
         identity=identity,
+        contents=contents,
         resume=check(
             config.run_folder,
             identity,
@@ -183,6 +198,12 @@ def plan_finetune(
             processes=int(args.world_size),
         ),
     )
+    # How many packs there will be is an estimate, by which nothing is refused.
+    if args.dataloader_drop_last and not args.packing and plan.num_rows < plan.batch_size:
+        raise InputError(
+            f"training.dataloader_drop_last drops all {plan.num_rows} samples, which are fewer than "
+            f"a batch of {plan.batch_size}; leave it out, or lower per_device_train_batch_size"
+        )
     if config.method.sfa:
         sfa_steps(config.method.sfa, plan.num_steps)
     return plan
@@ -272,38 +293,3 @@ def _check_scores(weighing: Weighing, scoring: ScorePlan) -> None:
     weights = weights_by_hash(table, weighing, hashes, np.array(rows, dtype=np.int64))
     if not any(np.any(own) for own in weights):
         raise InputError("method.scores gives no sample of data.train a weight above 0")
-
-
-def _identity(
-    config: FinetuneConfig, args: SFTConfig, scoring: ScorePlan, read: list[Any]
-) -> dict[str, Any]:
-    """Describe all that the finished weights depend on, for the day the run is taken up again."""
-    from bequest.checkpoints.checkpoint import open_checkpoint
-    from bequest.checkpoints.lineage import file_hash, identity_hash
-
-    asked = dataclasses.asdict(config)
-    for name in ("out", "run_dir", "overwrite", "hash", "merge", "weights"):
-        del asked[name]
-    read = [*read, _hashes(scoring.tokenized)]
-    scores = config.method.scores
-    if scores is not None:
-        read = [*read, file_hash(Path(scores).expanduser())]
-    digest = hashlib.sha256(repr(read).encode())
-    source = open_checkpoint(scoring.location.folder, field="model")
-    identity = {
-        **asked,
-        "contents of the data": digest.hexdigest()[:16],
-        "contents of model": identity_hash(source.tensors)[:16],
-        "processes": int(args.world_size),
-        "device": args.device.type,
-    }
-    # As it comes back from its file.
-    made: dict[str, Any] = json.loads(json.dumps(identity, default=str))
-    return made
-
-
-def _hashes(tokenized: TokenizedSamples | None) -> list[str]:
-    if tokenized is None:
-        return []
-    hashes: list[str] = row_hashes(tokenized.input_ids, tokenized.labels).tolist()
-    return hashes

@@ -53,8 +53,8 @@ class FlowTrainer(AnchoredTrainer):
 
     Everything else is SFTTrainer's: arguments, data formats, tokenization, packing, PEFT,
     checkpoints. The loss that is logged while training is the weighted one; `eval_loss` is never
-    weighted. The update does not depend on micro-batch, accumulation, padding, packing by `bfd` or
-    number of processes.
+    weighted, and is of all samples: `dataloader_drop_last` drops training samples only. The update
+    does not depend on micro-batch, accumulation, padding, packing by `bfd` or number of processes.
 
     Weights come from the first of these that is there: a `weight` column of the data set; `scores`;
     the losses of the model itself, which are then computed before training, adapters off.

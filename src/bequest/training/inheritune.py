@@ -34,10 +34,10 @@ from bequest.training.inheritune_results import Baseline, Round, inheritune_sect
 from bequest.training.inheritune_stage import Stage, Trained, train_stage
 from bequest.training.inheritune_stop import paired_gap
 from bequest.training.pretrain import EXACTNESS, quiet_library
-from bequest.training.pretrain_trainer import whole_evaluation
 from bequest.training.run_folder import opened
 from bequest.training.run_length import RunLength, estimated_length
 from bequest.training.token_blocks import as_batch, open_blocks, write_streams
+from bequest.training.whole_evaluation import whole_evaluation
 
 _REFERENCE = "reference"
 _MADE = (_REFERENCE, r"round-\d+", "baselines", r"results\.json")

@@ -43,11 +43,11 @@ def cost_section(plan: InheritunePlan) -> Section:
         flops = shaped.flops_per_token()
         hours = None if flops is None else tokens * flops / speed / 3600
         memory = shaped.memory()[0] / 1e9
-        run, model = shaped.disk()
+        need = shaped.disk()
         # It begins with a copy, too, unless its weights are drawn.
-        models = model * (1 if stage.begins == "scratch" else 2)
-        stays = run if plan.config.keep_checkpoints else 0
-        disk = [(models + run) / 1e9, (models + stays) / 1e9]
+        models = need.model * (1 if stage.begins == "scratch" else 2)
+        stays = need.run if plan.config.keep_checkpoints else 0
+        disk = [(models + need.run) / 1e9, (models + stays) / 1e9]
         rows.append([name, stage.depth, shaped.num_parameters, tokens, memory, hours, *disk])
     known = [row[5] for row in rows if row[5] is not None]
     tokens, most = sum(row[3] for row in rows), max(row[4] for row in rows)

@@ -17,7 +17,8 @@ from bequest.training.inheritune_config import InherituneConfig, check_inheritun
 from bequest.training.inheritune_stage import Stage, cut_of
 from bequest.training.pretrain_config import PretrainConfig
 from bequest.training.pretrain_plan import PretrainPlan, plan_pretrain, read_paths
-from bequest.training.run_folder import check, check_place
+from bequest.training.run_folder import check
+from bequest.training.run_place import check_place
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

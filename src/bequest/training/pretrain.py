@@ -19,7 +19,7 @@ from transformers import (
 from transformers.utils import logging
 
 from bequest.checkpoints.account import account
-from bequest.checkpoints.publish import require_space, staged_folder
+from bequest.checkpoints.publish import staged_folder
 from bequest.errors import BequestError, StorageError
 from bequest.losses.processes import from_first
 from bequest.results import Section
@@ -29,10 +29,11 @@ from bequest.training.distillation import trainer_of
 from bequest.training.divergence import check_losses, check_weights_of
 from bequest.training.finished_model import write_finished
 from bequest.training.held_out_losses import HeldOutLosses, HeldOutMeter
+from bequest.training.pretrain_disk import require_disk
 from bequest.training.pretrain_plan import PretrainPlan, training_dtype
 from bequest.training.pretrain_results import pretrain_sections
 from bequest.training.pretrain_trainer import PretrainTrainer
-from bequest.training.run_folder import RunStart, opened, written
+from bequest.training.run_folder import RunStart, opened
 from bequest.training.run_length import RunLength, check_length, run_length
 from bequest.training.starting_model import fit_to_tokenizer
 from bequest.training.throughput import Throughput, flops_per_token, peak_flops
@@ -143,7 +144,8 @@ def run_pretrain(
             trainer.remove_callback(PrinterCallback)
         averaging = _add_averages(trainer, plan)
         if first:
-            _check_space(plan, model, done=start.step >= length.steps)
+            done = start.step >= length.steps
+            require_disk(plan.disk(length), plan.run, plan.target, done=done)
         _train(trainer, start)
         # A callback may have stopped it before.
         length = dataclasses.replace(length, steps=trainer.state.global_step)
@@ -212,21 +214,6 @@ def _add_averages(trainer: PretrainTrainer, plan: PretrainPlan) -> WeightAveragi
     averaging = WeightAveragingCallback(trainer, save_averaged=True, **plan.recipes)
     trainer.add_callback(averaging)
     return averaging
-
-
-def _check_space(plan: PretrainPlan, model: PreTrainedModel, *, done: bool) -> None:
-    """A checkpoint holds the weights and two moments, and each average its float32 copy or more.
-
-    What the run has written already is not asked for again, but for room for one more checkpoint.
-    """
-    weights = 4 * model.num_parameters()
-    if not done:
-        checkpoint = weights * (3 + 2 * len(plan.recipes))
-        kept = (plan.arguments.save_total_limit or 1) + 1
-        members = sum(getattr(recipe, "window", 1) for recipe in plan.recipes.values())
-        wanted = kept * checkpoint + members * weights
-        require_space(plan.run, max(checkpoint, wanted - written(plan.run)))
-    require_space(plan.target, weights)
 
 
 def _train(trainer: PretrainTrainer, start: RunStart) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,10 @@ from bequest.training.distillation_teacher import distillation_record, find_teac
 from bequest.training.documents import Documents, asked_documents
 from bequest.training.pretrain_arguments import read_settings
 from bequest.training.pretrain_config import PretrainConfig, check_config
-from bequest.training.run_folder import RunStart, check, check_place
+from bequest.training.pretrain_disk import DiskNeed, disk_need
+from bequest.training.run_folder import RunStart, check
 from bequest.training.run_length import RunLength, check_length, estimated_length
+from bequest.training.run_place import check_place
 from bequest.training.starting_model import (
     StartingModel,
     find_start,
@@ -108,24 +109,9 @@ class PretrainPlan:
         kind = 2 if self.arguments.bf16 or self.arguments.fp16 else 4
         return 16 * self.num_parameters, tokens * vocabulary * (kind + 4 + 4)
 
-    def disk(self) -> tuple[int, int]:
-        """Return bytes of the run's checkpoints at most, one of them being written, and of out.
-
-        A checkpoint holds the weights and two moments, and each average its float32 copy or more.
-        """
-        weights = 4 * self.num_parameters
-        kept, limit = self._saves(), self.arguments.save_total_limit
-        kept = kept if limit is None else min(kept, limit + 1)
-        members = sum(getattr(recipe, "window", 1) for recipe in self.recipes.values())
-        return weights * (kept * (3 + 2 * len(self.recipes)) + members), weights
-
-    def _saves(self) -> int:
-        steps, often = self.length.steps, float(self.arguments.save_steps)
-        if self.arguments.save_strategy == "no":
-            return 0
-        if self.arguments.save_strategy == "epoch":
-            return math.ceil(steps / self.length.steps_per_epoch)
-        return math.ceil(steps / often if often >= 1 else 1 / often)
+    def disk(self, length: RunLength | None = None) -> DiskNeed:
+        """Return what the run writes, by its length as planned or as it turned out to be."""
+        return disk_need(self.arguments, self.recipes, length or self.length, self.num_parameters)
 
     @property
     def num_teacher_parameters(self) -> int:
@@ -169,8 +155,7 @@ def plan_pretrain(
     check_config(config)
     recipes = average_recipes(config.averages)
     settings = read_settings(config.training)
-    inputs = tuple(path for path in [_local(config.model)] if path is not None)
-    target = check_target(config.out, overwrite=config.overwrite, inputs=inputs)
+    target = check_target(config.out, overwrite=config.overwrite)
     check_place(config.run_folder, out=target, reads=read_paths(config))
     start = find_start(
         config.model,
@@ -251,11 +236,6 @@ def training_dtype(arguments: TrainingArguments) -> torch.dtype:
     if arguments.bf16:
         return torch.bfloat16
     return torch.float16 if arguments.fp16 else torch.float32
-
-
-def _local(model: str | None) -> Path | None:
-    path = None if model is None else Path(model).expanduser()
-    return path if path is not None and path.is_dir() else None
 
 
 def _check_positions(start: StartingModel, block_length: int) -> None:

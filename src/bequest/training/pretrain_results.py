@@ -35,7 +35,7 @@ def planned_section(plan: PretrainPlan) -> Section:
         ["goes on after step", plan.resume.step],
         ["memory of weights, gradients, optimizer (GB)", model / 1e9],
         ["memory of a micro-batch's logits, at most (GB)", logits / 1e9],
-        ["disk of the run's checkpoints, at most (GB)", plan.disk()[0] / 1e9],
+        ["disk of the run's checkpoints, at most (GB)", plan.disk().run / 1e9],
     ]
     if plan.teacher is not None:
         taught = plan.num_teacher_parameters

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, Trainer
 
 from bequest.losses.head import CausalHead
 from bequest.training.fused_loss import FusedModel, find_fused_head
 from bequest.training.throughput import Throughput
-
-
-@contextmanager
-def whole_evaluation(args: TrainingArguments) -> Iterator[None]:
-    """Let a trainer's data loaders, if they are made inside, drop no last batch."""
-    asked, args.dataloader_drop_last = args.dataloader_drop_last, False
-    try:
-        yield
-    finally:
-        args.dataloader_drop_last = asked
+from bequest.training.whole_evaluation import whole_evaluation
 
 
 class PretrainTrainer(Trainer):

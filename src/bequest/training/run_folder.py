@@ -13,7 +13,6 @@ answer counts. Only names that runs make are ever removed.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,35 +58,6 @@ class RunStart:
         return 0 if self.checkpoint is None else _step(self.checkpoint)
 
 
-def check_place(
-    run: Path,
-    *,
-    reads: Mapping[str, str | Path | None],
-    out: Path | None = None,
-    field: str = "run_dir",
-) -> None:
-    """Refuse a folder that no run of its own can live in; nothing is written.
-
-    Args:
-        run: the run's folder; it need not exist.
-        reads: what the run reads, by the fields that name it; hub ids and None are passed over.
-        out: where the finished model goes.
-        field: what the user calls `run`.
-
-    Raises:
-        InputError: `run` is a file, holds something else, or overlaps `out` or what is read.
-    """
-    _earlier(run, field)
-    given = [(name, value) for name, value in reads.items() if isinstance(value, str | Path)]
-    others = [(name, Path(value).expanduser()) for name, value in given]
-    others = [(name, path) for name, path in others if path.exists()]
-    real = Path(os.path.realpath(run))
-    for name, path in [*([("out", out)] if out is not None else []), *others]:
-        other = Path(os.path.realpath(path))
-        if real == other or other in real.parents or real in other.parents:
-            raise InputError(f"{field} {run} overlaps {name} {path}; name a folder beside it")
-
-
 def check(
     run: Path,
     identity: Mapping[str, Any],
@@ -108,7 +78,7 @@ def check(
     Raises:
         InputError: the folder holds a run of other settings, or something else.
     """
-    if not _is_same(_earlier(run, field), identity, run, field, overwrite=overwrite):
+    if not _is_same(earlier_run(run, field), identity, run, field, overwrite=overwrite):
         return RunStart(goes_on=False)
     checkpoint, incomplete = newest_complete(run, processes)
     notes = tuple(f"{path.name} {lacks}: not resumed from." for path, lacks in incomplete)
@@ -210,7 +180,7 @@ def _begin(
     made: Sequence[str],
     field: str,
 ) -> RunStart:
-    earlier = _earlier(run, field)
+    earlier = earlier_run(run, field)
     goes_on = _is_same(earlier, identity, run, field, overwrite=overwrite)
     for path in run.glob(f"{_GOING}*"):
         shutil.rmtree(path)
@@ -241,8 +211,16 @@ def _begin(
     return RunStart(goes_on=True, checkpoint=checkpoint, notes=tuple(notes))
 
 
-def _earlier(run: Path, field: str) -> dict[str, Any] | None:
-    """Return the identity and versions of the run in a folder, or None; refuse what is no run."""
+def earlier_run(run: Path, field: str) -> dict[str, Any] | None:
+    """Return the identity and versions of the run in a folder, or None if there is none.
+
+    Args:
+        run: the folder; it need not exist.
+        field: what the user calls it.
+
+    Raises:
+        InputError: it is a file, or holds something else.
+    """
     if run.exists() and not run.is_dir():
         raise InputError(f"{field} {run} is a file; name a folder")
     for name in (STATE, _FORMER_STATE):

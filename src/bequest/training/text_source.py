@@ -11,7 +11,8 @@ import yaml
 from datasets import Dataset
 
 from bequest.errors import InputError
-from bequest.training.samples import explained, progress_bars, read_samples
+from bequest.evaluation.data_parts import ONLY, is_saved, only_part
+from bequest.training.samples import explained, nameless, progress_bars, read_samples
 
 _TEXT = (".txt", ".md")
 _TABLES = (".jsonl", ".json", ".parquet")
@@ -65,73 +66,40 @@ def read_source(source: TextSource, *, text_field: str, sample_by: str) -> Datas
 def _read(source: TextSource, text_field: str, sample_by: str) -> Dataset:
     data, field = source.data, source.field
     if not isinstance(data, str | Path):
-        _check_nameless(source, "a data set in memory")
-        read = read_samples(data, split="train")
-        return _part(read, source, {"train", str(read.split or "train")})
+        read = read_samples(data, name=source.name, name_field=source.name_field, field=field)
+        return _part(read, str(read.split), source)
     path = Path(data).expanduser()
-    if path.is_file() or path.suffix in (*_TEXT, *_TABLES):
-        _check_nameless(source, str(data))
-        if path.suffix in _TEXT and path.is_file():
-            return _part(_read_files(field, [path], sample_by, text_field), source, {"train"})
-        if not path.exists():
-            raise InputError(f"{field} {data} does not exist; name a file, a folder or a hub id")
-        return read_samples(data, split=source.split)
-    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-        _check_nameless(source, str(data))
-        return read_samples(data, split=source.split)
-    if path.is_dir() and not _has_configurations(path):
-        _check_nameless(source, str(data))
-        files = sorted(p for p in path.rglob("*") if p.suffix in (*_TEXT, *_TABLES))
-        files = [file for file in files if file.is_file() and not _is_hidden(file, path)]
+    is_folder = path.is_dir() and not is_saved(path) and not _has_configurations(path)
+    if is_folder or (path.is_file() and path.suffix in _TEXT):
+        if source.name is not None:
+            raise nameless(source.name, str(data), source.name_field)
+        files = _files_of(path) if is_folder else [path]
         if not files:
             raise InputError(
                 f"{field} {data} holds no {', '.join((*_TEXT, *_TABLES))} file; name another"
             )
-        return _part(_read_files(field, files, sample_by, text_field), source, {"train"})
-    return _read_data_set(source, path)
+        return _part(_read_files(field, files, sample_by, text_field), ONLY, source)
+    if not path.exists() and path.suffix in _TEXT:
+        raise InputError(f"{field} {data} does not exist; name a file, a folder or a hub id")
+    return read_samples(
+        data,
+        split=source.split,
+        name=source.name,
+        field=field,
+        name_field=source.name_field,
+        split_field=source.split_field,
+    )
 
 
-def _read_data_set(source: TextSource, path: Path) -> Dataset:
-    """Read a data set with configurations, of the hub or as it lies there."""
-    try:
-        if source.name is None:
-            return read_samples(source.data, split=source.split)
-        with progress_bars(False), explained(f"{source.field} {source.data} cannot be read"):
-            place = str(path) if path.is_dir() else str(source.data)
-            read = datasets.load_dataset(place, source.name, split=source.split)
-    except InputError as error:
-        # The library says on its second line which there are.
-        lines = str(error.__cause__).splitlines() or [""]
-        if lines[0].startswith("Config name is missing") and len(lines) > 1:
-            known = lines[1].rpartition(": ")[2].strip("[]").replace("'", "")
-            raise InputError(
-                f"{source.field} {source.data} has several configurations; set "
-                f"{source.name_field} to one of {known}"
-            ) from error
-        raise
-    return read_samples(read)
-
-
-def _check_nameless(source: TextSource, what: str) -> None:
-    if source.name is not None:
-        raise InputError(
-            f"{source.name_field} is {source.name!r}, but {what} has no configurations; leave it out"
-        )
-
-
-def _part(read: Dataset, source: TextSource, names: set[str]) -> Dataset:
+def _part(read: Dataset, told: str, source: TextSource) -> Dataset:
     """Take the rows of a part such as train[:1000] or train[90%:]."""
-    try:
-        spec = datasets.ReadInstruction.from_spec(source.split)
-        parts = spec.to_absolute({name: len(read) for name in names})
-    except ValueError as error:
-        raise InputError(
-            f"{source.split_field} is {source.split!r}, but {source.field} has {len(read):,} "
-            "documents in one part; give train, or rows of it such as train[:1000] or train[90%:]"
-        ) from error
-    if [(part.from_, part.to) for part in parts] == [(0, len(read))]:
-        return read
-    return read.select([row for part in parts for row in range(part.from_, part.to)])
+    field = source.split_field
+    return only_part(read, told, source.split, source.field, split_field=field, unit="documents")
+
+
+def _files_of(folder: Path) -> list[Path]:
+    files = sorted(p for p in folder.rglob("*") if p.suffix in (*_TEXT, *_TABLES))
+    return [file for file in files if file.is_file() and not _is_hidden(file, folder)]
 
 
 def _read_files(field: str, files: list[Path], sample_by: str, text_field: str) -> Dataset:

@@ -16,7 +16,8 @@ from bequest.checkpoints.publish import check_target
 from bequest.errors import InputError
 from bequest.evaluation.image_classes import ClassMap, match_classes, read_groups
 from bequest.evaluation.image_data import aligned, class_names, fingerprint, read_images
-from bequest.training.run_folder import RunStart, check, check_place
+from bequest.training.run_folder import RunStart, check
+from bequest.training.run_place import check_place
 from bequest.training.vision_config import ImageConfig, check_images
 from bequest.training.vision_data import ImageBatches
 from bequest.training.vision_model import ImageClassifier, state_hash
@@ -95,10 +96,7 @@ def plan_images(config: ImageConfig, *, network: nn.Module | None = None) -> Ima
         InputError: the configuration, the model or the data is at fault.
     """
     check_images(config)
-    sources = (config.model, config.data.train, config.data.eval, config.retention.data)
-    read = tuple(Path(source).expanduser() for source in sources if source is not None)
-    folders = tuple(path for path in read if path.is_dir())
-    target = check_target(config.out, overwrite=config.overwrite, inputs=folders)
+    target = check_target(config.out, overwrite=config.overwrite)
     reads = {
         "model": None if network is not None else config.model,
         "data.train": config.data.train,
