@@ -14,7 +14,7 @@ import pytest
 import torch
 from datasets import Dataset
 from huggingface_hub import ModelCard
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -213,13 +213,15 @@ def test_the_loss_is_the_plain_one(tmp_path: Path) -> None:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
-def test_it_goes_on_from_a_models_weights(tmp_path: Path) -> None:
-    tokenizer = train_tokenizer(texts(), 270)
+def write_start(folder: Path) -> None:
     torch.manual_seed(3)
     fields = {key: value for key, value in LLAMA.items() if key != "model_type"}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=272, **fields))
-    model.save_pretrained(tmp_path / "start")
-    tokenizer.save_pretrained(tmp_path / "start")
+    LlamaForCausalLM(LlamaConfig(vocab_size=272, **fields)).save_pretrained(folder)
+    train_tokenizer(texts(), 270).save_pretrained(folder)
+
+
+def test_it_goes_on_from_a_models_weights(tmp_path: Path) -> None:
+    write_start(tmp_path / "start")
     changes = {"model": str(tmp_path / "start"), "model_config": {}, "train_tokenizer": None}
     done = run_pretrain(plan(tmp_path, **changes, training={"max_steps": 1, "learning_rate": 0.0}))
     after = load_file(done.folder / "model.safetensors")
@@ -239,6 +241,27 @@ def test_it_goes_on_from_a_models_weights(tmp_path: Path) -> None:
             drawn.start.config.num_hidden_layers == layers and drawn.start.config.vocab_size == 270
         )
         assert drawn.num_parameters == sum(p.numel() for p in drawn.start.load(0).parameters())
+
+
+@pytest.mark.parametrize("role", ["model", "teacher"])
+def test_another_model_in_the_same_place_is_another_run(tmp_path: Path, role: str) -> None:
+    for name in ("model", "teacher"):
+        write_start(tmp_path / name)
+    changes = {
+        "model": str(tmp_path / "model"),
+        "model_config": {},
+        "train_tokenizer": None,
+        "distillation": {"weight": 0.5, "teacher": str(tmp_path / "teacher")},
+    }
+    before = plan(tmp_path, **changes).record
+    assert plan(tmp_path, **changes).record == before
+    file = tmp_path / role / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.embed_tokens.weight"][-1, -1] += 1
+    save_file(tensors, file, metadata={"format": "pt"})
+    after = plan(tmp_path, **changes).record
+    told = {"model": "contents of model", "teacher": "distillation"}[role]
+    assert [name for name in before if before[name] != after[name]] == [told]
 
 
 def test_a_length_from_epochs(tmp_path: Path) -> None:

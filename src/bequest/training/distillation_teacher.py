@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from bequest.checkpoints.lineage import describe_input
+from bequest.checkpoints.model_identity import ContentHashes
 from bequest.errors import InputError
 from bequest.training.distillation_config import DistillationConfig
 from bequest.training.starting_model import StartingModel, find_start, load_tokenizer
@@ -77,9 +77,10 @@ def find_teacher(
     return teacher
 
 
-def distillation_record(config: DistillationConfig, teacher: StartingModel) -> dict[str, Any]:
-    """Return what of a distillation decides a run's numbers: the teacher's weights, not its place."""
+def distillation_record(
+    config: DistillationConfig, teacher: StartingModel, contents: ContentHashes
+) -> dict[str, Any]:
+    """Return what of a distillation decides a run's numbers: the teacher itself, not its place."""
     assert teacher.checkpoint is not None
-    described = describe_input(teacher.checkpoint, "teacher", full_hash=False)
-    identity = [described["structure_sha256"], described["identity_sha256"]]
+    identity = contents.identity(teacher.checkpoint)[:16]
     return {"weight": config.weight, "temperature": config.temperature, "teacher": identity}

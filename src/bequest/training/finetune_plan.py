@@ -31,7 +31,7 @@ from bequest.training.finetune_model import (
 )
 from bequest.training.response_losses import is_response, row_hashes
 from bequest.training.run_folder import RunStart, check
-from bequest.training.run_place import check_place
+from bequest.training.run_place import CONTENTS, check_place
 from bequest.training.score_plan import ScoreConfig, ScorePlan, plan_score
 
 if TYPE_CHECKING:
@@ -41,9 +41,6 @@ if TYPE_CHECKING:
 
     from bequest.training.row_weights import Weighing
     from bequest.training.sft_data import TokenizedSamples
-
-_CONTENTS = ".contents.json"
-"""Where a run remembers its model's hashes. Hidden: it is no part of what the run made."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -172,7 +169,7 @@ def plan_finetune(
     check_vocabulary(scoring, skeleton)
     _check_scores(weighing, scoring)
     evaluated = _evaluated(held_out, scoring, kept_length(args), progress=progress)
-    contents = ContentHashes(config.run_folder / _CONTENTS)
+    contents = ContentHashes(config.run_folder / CONTENTS)
     identity = run_identity(
         config, args, scoring, [given, texts, sample_hashes(evaluated)], contents
     )

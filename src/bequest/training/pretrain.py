@@ -109,6 +109,8 @@ def run_pretrain(
                 processes=arguments.world_size,
             )
         )
+        if first:
+            plan.contents.keep()
         with arguments.main_process_first(local=False, desc="prepare text"):
             tokenizer, blocks = _prepare(plan, progress)
         length = run_length(

@@ -13,7 +13,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from bequest.averaging.recipes import Recipe
-from bequest.checkpoints.lineage import describe_input
+from bequest.checkpoints.model_identity import ContentHashes
 from bequest.checkpoints.publish import check_target
 from bequest.errors import InputError
 from bequest.training.average_recipes import average_recipes
@@ -25,7 +25,7 @@ from bequest.training.pretrain_config import PretrainConfig, check_config
 from bequest.training.pretrain_disk import DiskNeed, disk_need
 from bequest.training.run_folder import RunStart, check
 from bequest.training.run_length import RunLength, check_length, estimated_length
-from bequest.training.run_place import check_place
+from bequest.training.run_place import CONTENTS, check_place
 from bequest.training.starting_model import (
     StartingModel,
     find_start,
@@ -76,6 +76,8 @@ class PretrainPlan:
     """The trainer's arguments; the schedule's are those of `length`."""
     record: Mapping[str, Any]
     """Everything that decides the run's numbers."""
+    contents: ContentHashes
+    """What is known of the models' files, so that a run that goes on need not read them all."""
     resume: RunStart
     """How it would begin as its folder was when it was planned."""
     length: RunLength
@@ -194,9 +196,12 @@ def plan_pretrain(
     # Of an estimated length only this is certain.
     if arguments.max_steps > 0 or length.exact or length.steps < 1:
         check_length(config, recipes, length)
-    record = _record(config, settings, start, documents, tokenizer, arguments.world_size)
+    contents = ContentHashes(config.run_folder / CONTENTS)
+    record = _record(config, settings, documents, tokenizer, arguments.world_size)
+    if start.checkpoint is not None:
+        record["contents of model"] = contents.identity(start.checkpoint)[:16]
     if distillation is not None and teacher is not None:
-        record["distillation"] = distillation_record(distillation, teacher)
+        record["distillation"] = distillation_record(distillation, teacher, contents)
     return PretrainPlan(
         config=config,
         target=target,
@@ -210,6 +215,7 @@ def plan_pretrain(
         settings=settings,
         arguments=arguments,
         record=record,
+        contents=contents,
         resume=check(
             config.run_folder,
             record,
@@ -250,7 +256,6 @@ def _check_positions(start: StartingModel, block_length: int) -> None:
 def _record(
     config: PretrainConfig,
     settings: Mapping[str, Any],
-    start: StartingModel,
     documents: Documents,
     tokenizer: PreTrainedTokenizerBase | None,
     world_size: int,
@@ -263,16 +268,11 @@ def _record(
         name: value for name, value in dataclasses.asdict(config).items() if name not in left_out
     }
     kept = {name: value for name, value in settings.items() if name not in _WITHOUT_EFFECT}
-    identity = None
-    if start.checkpoint is not None:
-        described = describe_input(start.checkpoint, "start", full_hash=False)
-        identity = [described["structure_sha256"], described["identity_sha256"]]
     text = None if config.train_tokenizer else fingerprint(documents, _required(tokenizer))
     return {
         **asked,
         "training": {name: kept[name] for name in sorted(kept)},
         "text": text or documents.fingerprint,
-        "weights of model": identity,
         "processes": world_size,
     }
 

@@ -9,6 +9,9 @@ from bequest.checkpoints.publish import overlap
 from bequest.errors import InputError
 from bequest.training.run_folder import earlier_run
 
+CONTENTS = ".contents.json"
+"""Where a run remembers its model's hashes. Hidden: it is no part of what the run made."""
+
 
 def check_place(
     run: Path,
