@@ -37,6 +37,27 @@ def dense_losses(model: Path, ids: Any, labels: Any) -> list[float]:
     return found[wanted != -100].tolist()
 
 
+CARD = """---
+configs:
+- config_name: few
+  data_files: few.jsonl
+- config_name: many
+  data_files: many.jsonl
+---
+"""
+
+
+def test_a_configuration_of_a_data_set(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(CARD, encoding="utf-8")
+    write_json_lines(tmp_path / "few.jsonl", ROWS[:1])
+    write_json_lines(tmp_path / "many.jsonl", ROWS)
+    for name, rows in (("few", 1), ("many", len(ROWS))):
+        scores = bequest.score(model, tmp_path, data_name=name)
+        assert len(scores) == rows and scores.metadata["data_name"] == name
+    with pytest.raises(InputError, match="set data_name to one of few, many"):
+        bequest.score(model, tmp_path)
+
+
 @pytest.mark.parametrize("form", [form for form in FORMS if form != "tokenized"])
 def test_losses_are_those_of_a_dense_float64_pass(model: Path, form: str, tmp_path: Path) -> None:
     samples = Dataset.from_list(FORMS[form])
@@ -164,6 +185,7 @@ def test_a_run_that_is_broken_off_is_taken_up(
         ({"to_dataset": "w.csv"}, ".jsonl"),
         ({"revision": "main"}, "revision"),
         ({"split": "test"}, "test"),
+        ({"data_name": "main"}, "data_name is 'main'"),
         ({"sft": {"packing": True}}, "packing"),
         ({"data": "./nowhere.jsonl"}, "does not exist"),
         ({"data": "./nowhere"}, "does not exist"),

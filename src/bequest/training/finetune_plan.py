@@ -264,6 +264,7 @@ def _score_config(config: FinetuneConfig, args: Any, settings: Mapping[str, Any]
         scheme="uniform" if scheme in UNSCORED else scheme,
         temperature="median" if temperature is None or unscored else str(temperature),
         tokens=False,
+        data_name=config.data.name,
         split=config.data.split,
         max_length=kept_length(args) or 0,
         sft=tuple(

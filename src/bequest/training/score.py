@@ -42,6 +42,7 @@ def score(
     scheme: Scheme = "flow",
     temperature: str | float = "median",
     tokens: bool = False,
+    data_name: str | None = None,
     split: str = "train",
     max_length: int | None = 1024,
     sft: Mapping[str, Any] | None = None,
@@ -67,6 +68,7 @@ def score(
         scheme: one of `flow`, `flow-token`, `stm`, `uniform`.
         temperature: in nats, or "median" of the losses.
         tokens: keep the loss of every response token.
+        data_name: configuration of a data set that has several.
         split: part of the data set.
         max_length: tokens that a sample keeps; None for all.
         sft: values for fields of SFTConfig, of those in `bequest.training.sft_data.SETTINGS`.
@@ -93,6 +95,7 @@ def score(
         scheme=scheme,
         temperature=str(temperature),
         tokens=tokens,
+        data_name=data_name,
         split=split,
         max_length=0 if max_length is None else max_length,
         sft=tuple(f"{name}={json.dumps(value)}" for name, value in (sft or {}).items()),
@@ -169,6 +172,7 @@ def _table(plan: ScorePlan, per_position: list[Any]) -> ScoreTable:
             "dtype": str(plan.dtype).removeprefix("torch."),
             "tokenizer": _described(plan.tokenizer),
             "data": config.data,
+            "data_name": config.data_name,
             "split": config.split,
             "max_length": config.max_length or None,
             "sft": dict(plan.settings),

@@ -42,6 +42,8 @@ class ScoreConfig:
     """Temperature of the flow schemes in nats; "median" takes the median loss."""
     tokens: bool = False
     """Keep the loss of every response token; token schemes always do."""
+    data_name: str | None = None
+    """Which configuration of a data set that has several, such as main of openai/gsm8k."""
     split: str = "train"
     """Part of the data set, such as train or train[:1000]."""
     max_length: int = 1024
@@ -139,7 +141,9 @@ def plan_score(
     join_processes()
     with explained(f"model {location.name} cannot be read"):
         skeleton, tokenizer = _read_model(config, location)
-    samples = read_samples(config.data if data is None else data, split=config.split)
+    samples = read_samples(
+        config.data if data is None else data, split=config.split, name=config.data_name
+    )
     column = weight_column(config.scheme)
     if config.to_dataset is not None and column in samples.column_names:
         raise InputError(
