@@ -90,7 +90,7 @@ def test_equal_to_the_reference_in_every_bit(in_dtype: Any, out_dtype: Any, spec
 
 def test_pieces_and_threads_change_no_bit() -> None:
     rng = np.random.default_rng(3)
-    length = 300_001  # more than nine chunks, the last one short
+    length = 300_001  # more than two chunks, the last one short
     members = [random_member(rng, length, np.float32) for _ in range(3)]
     c = coefficient_vector("linear", 3)
     whole = np.empty(length, np.float32)
@@ -159,14 +159,14 @@ def test_bfloat16_of_every_tie_is_even() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bad", [math.nan, -math.nan, math.inf, -math.inf])
 def test_non_finite_members_are_seen_and_named(dtype: Any, bad: float) -> None:
-    members = [np.zeros(70_000, np.float32) for _ in range(3)]
-    members[1][69_999] = bad
-    out = np.empty(70_000, dtype)
+    members = [np.zeros(140_000, np.float32) for _ in range(3)]
+    members[1][139_999] = bad
+    out = np.empty(140_000, dtype)
     assert not Accumulator().average(members, [0.2, 0.3, 0.5], out)
     assert first_non_finite(members) == 1
     written = to_floats(out)[-1]
     assert math.isnan(written) if math.isnan(bad) else written == bad
-    assert to_floats(out)[:-1] == [0.0] * 69_999
+    assert to_floats(out)[:-1] == [0.0] * 139_999
 
 
 def test_bfloat16_bits_that_are_not_finite() -> None:

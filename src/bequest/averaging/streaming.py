@@ -1,6 +1,6 @@
 """The one pass that writes averages: every member's bytes are read once, whatever is made of them.
 
-Tensors are cut into tiles small enough to stay in a core's cache. A thread reads a tile of every
+Tensors are cut into tiles small enough to stay in the caches. A thread reads a tile of every
 member, lets the kernel average it for each result that wants it, and writes it to its place; so
 memory is bounded by the number of members, not by the model. One average, all averages along a run
 and all candidates of a search are the same pass with one or many results.
