@@ -82,18 +82,22 @@ class Settings:
 
 AUGMENT = "crop"
 SMALLER_STEPS = "standard, smaller steps"
+SMALLER_BLEND = f"{SMALLER_STEPS} + WiSE-FT"
 METHODS = {
     "probe": {"linear_probe": True},
     "standard": {"scheme": "uniform"},
     SMALLER_STEPS: {"scheme": "uniform"},
     "L2": {"scheme": "uniform", "l2": True},
     "WiSE-FT": {"scheme": "uniform", "wise_ft": True},
+    SMALLER_BLEND: {"scheme": "uniform", "wise_ft": True},
     "FLOW": {"scheme": "flow"},
     "FLOW + WiSE-FT": {"scheme": "flow", "wise_ft": True},
     "FLOW + L2": {"scheme": "flow", "l2": True},
 }
 """Each method's part of `MethodConfig`; True stands for the number in `Settings`. Weights below 1
-shorten SGD's steps, too; the control takes the standard loss at the rate times FLOW's mean weight."""
+shorten SGD's steps, too; the controls take the standard loss at the rate times FLOW's mean weight."""
+
+CONTROLS = (SMALLER_STEPS, SMALLER_BLEND)
 
 
 def efficientnet_lite0() -> nn.Module:
@@ -133,7 +137,7 @@ def config_of(
                and hasattr(settings, name)}  # fmt: skip
     training = {
         "num_train_epochs": settings.epochs,
-        "learning_rate": settings.learning_rate * (mean_weight if method == SMALLER_STEPS else 1.0),
+        "learning_rate": settings.learning_rate * (mean_weight if method in CONTROLS else 1.0),
         "per_device_train_batch_size": 32,
         "per_device_eval_batch_size": 100,
         "use_cpu": True,
@@ -179,7 +183,7 @@ def run_cell(target: str, seed: int, method: str, settings: Settings) -> Path:
         return done
     started = time.monotonic()
     mean_weight = 1.0
-    if method == SMALLER_STEPS:
+    if method in CONTROLS:
         probe = run_cell(target, seed, "probe", settings)
         mean_weight = json.loads(probe.read_text())["mean_weight"]
     config = config_of(target, seed, method, settings, mean_weight)

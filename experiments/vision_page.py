@@ -97,14 +97,32 @@ def _flags(
 
 
 COLUMNS = ("target", "retained", "mean", "hard")
+HEAD = (
+    "| {} | target | retained | mean of the two | target's hardest 10 % |",
+    "|---|---|---|---|---|",
+)
+RIVALS = (
+    ("FLOW", vision.SMALLER_STEPS),
+    ("FLOW + WiSE-FT", "WiSE-FT"),
+    ("FLOW + WiSE-FT", vision.SMALLER_BLEND),
+    ("FLOW + WiSE-FT", "probe"),
+)
+"""Pairs that tell what the weights do, and whether training the body paid."""
+
+
+def pairs(cells: Cells, seeds: dict[str, list[int]]) -> list[str]:
+    """The differences within `RIVALS` as a Markdown table, in per cent."""
+    lines = [HEAD[0].format("pair"), HEAD[1]]
+    for method, less in RIVALS:
+        found = measured(cells, seeds, method, less)
+        shown = [_shown(found[name], signed=True) for name in COLUMNS]
+        lines.append(f"| {method} less {less} | " + " | ".join(shown) + " |")
+    return lines
 
 
 def table(cells: Cells, seeds: dict[str, list[int]], less: str | None = None) -> list[str]:
     """The methods as a Markdown table, in per cent; or each one's difference to another."""
-    lines = [
-        "| method | target | retained | mean of the two | target's hardest 10 % |",
-        "|---|---|---|---|---|",
-    ]
+    lines = [HEAD[0].format("method"), HEAD[1]]
     for method in vision.METHODS:
         if method != less:
             found = measured(cells, seeds, method, less)
@@ -173,6 +191,10 @@ def write_page(cache: Path, settings: Any) -> None:
         "Difference to standard fine-tuning with the same seed, image by image:",
         "",
         *table(cells, seeds, "standard"),
+        "",
+        "Other pairs, likewise:",
+        "",
+        *pairs(cells, seeds),
         "",
         "Target / retained, by target:",
         "",
