@@ -14,6 +14,7 @@ BENCHMARKS = (
     "linear_cross_entropy",
     "token_losses",
     "evaluate",
+    "diagnose",
     "pretrain",
     "averaging_live",
 )

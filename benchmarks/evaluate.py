@@ -64,7 +64,11 @@ def contenders(folder: Path, options: argparse.Namespace) -> list[Contender]:
     write_questions(data, options.items)
     task = write_task(data, folder / "tasks")
     ours, alone = folder / "ours", folder / "alone"
-    command = [sys.executable, "-c", "import sys; from bequest.cli.main import main; main()"]
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from bequest.cli.main import main; sys.exit(main())",
+    ]
     command += ["evaluate", str(WHOLE), str(cut), "--tasks", str(data), "--out", str(ours)]
     command += ["--dtype", options.dtype, "--batch-size", str(options.batch_size), "--quiet"]
     both = " && ".join(

@@ -43,6 +43,8 @@ def _written(file: Path, title: str, head: str) -> list[str]:
 def _shown(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) >= 10 or not value else f"{value:.3f}"
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -285,10 +285,13 @@ def test_what_cannot_be_is_refused_before_a_file_is_made(
 
 def test_as_a_command(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "run.yaml"
-    changes = {"max_rounds": 1, "baselines": ["every-other"], "steps_per_round": 1}
+    rivals = ["every-other", "half-width"]
+    changes = {"max_rounds": 1, "baselines": rivals, "steps_per_round": 1}
     config.write_text(yaml.safe_dump(settings(given, tmp_path / "out", **changes)))
     assert main(["inheritune", "--config", str(config)]) == 0
-    told = capsys.readouterr().out
-    assert "every-other: 2 blocks" in told and "gap to the student" in told
+    told = capsys.readouterr()
+    assert "every-other: 2 blocks" in told.out and "gap to the student" in told.out
+    # Nor do bars of the library's own stand between them.
+    assert "half-width: 4 blocks" in told.out and "Writing" not in told.err
     assert main(["inheritune", "--config", str(config), "--baselines", "widest"]) == 2
     assert "widest" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from bequest.inheritance.inherit import InheritConfig, inherit, plan_inherit
 from bequest.inheritance.stack import stack
 from bequest.training.held_out_losses import FILE_NAME, HeldOutLosses, read_losses
 from bequest.training.inheritune_config import InherituneConfig
-from bequest.training.pretrain import run_pretrain
+from bequest.training.pretrain import quiet_library, run_pretrain
 from bequest.training.pretrain_config import PretrainConfig
 from bequest.training.pretrain_plan import plan_pretrain
 
@@ -123,7 +123,8 @@ def write_start(config: InherituneConfig, stage: Stage) -> None:
     elif stage.begins == "scratch":
         _write_shape(config, stage)
     elif stage.begins == "half-width":
-        half_width(config.reference, stage.start, revision=config.revision)
+        with quiet_library():
+            half_width(config.reference, stage.start, revision=config.revision)
     elif stage.begins == "stack":
         assert stage.after is not None
         stack(
