@@ -9,12 +9,11 @@ import numpy as np
 from benchmarks.page import write_section
 from experiments.inheritance.command_tables import diagnosed, rivals
 from experiments.inheritance.data import ROOT
-from experiments.inheritance.figure import draw
+from experiments.inheritance.figure import LONGER, draw
 from experiments.inheritance.run import Study
 from experiments.inheritance.runs import Run, chosen, gap, key, read_all, steps_to_reach
 
 RESULTS = ROOT / "experiments" / "RESULTS.md"
-LONGER = 4
 
 
 def sweep(runs: Sequence[Run], name: str, study: Study) -> list[str]:
