@@ -26,6 +26,7 @@ from benchmarks.frame import (
     publish,
 )
 from benchmarks.harness import (
+    BEQUEST,
     ROOT,
     SCRATCH,
     BenchmarkError,
@@ -104,9 +105,8 @@ class Case:
 
 def bequest_command(case: Case, out: Path) -> tuple[str, ...]:
     """Return the command that a user types, with this interpreter's `bequest`."""
-    bequest = str(Path(sys.executable).parent / "bequest")
     window = ("--window", str(MEMBERS), "--spacing", "1000")
-    return (bequest, "average", str(case.run), str(out), *window)
+    return (BEQUEST, "average", str(case.run), str(out), *window)
 
 
 def contenders(case: Case, mergekit: str | None) -> list[Contender]:

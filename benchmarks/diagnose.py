@@ -2,7 +2,8 @@
 
 `python -m benchmarks.diagnose` needs `make assets`. The peer keeps every attention matrix of a
 sequence and takes the singular values of each head, `bequest diagnose` does neither; both find the
-same ranks. With the loss without each block, which the peer does not measure, bequest runs once more.
+same ranks and masses. With the loss without each block, which the peer does not measure, bequest
+runs once more.
 """
 
 from __future__ import annotations
@@ -15,8 +16,16 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.harness import ROOT, SCRATCH, BenchmarkError, Contender, Measurement, run_in_turn
-from benchmarks.page import cpu_seconds, peak_megabytes, provenance, seconds, table, write_section
+from benchmarks.harness import (
+    BEQUEST,
+    ROOT,
+    SCRATCH,
+    BenchmarkError,
+    Contender,
+    Measurement,
+    run_in_turn,
+)
+from benchmarks.page import provenance, usage, write_section
 
 ASSETS = ROOT / ".cache" / "assets"
 MODEL = ASSETS / "SmolLM2-135M-Instruct"
@@ -31,21 +40,18 @@ def contenders(folder: Path, options: argparse.Namespace) -> list[Contender]:
     folder.mkdir(parents=True)
     ours, leaving, whole = folder / "ours", folder / "leaving", folder / "whole.json"
     amounts = [str(options.sequences), str(options.length)]
-    command = [
-        sys.executable,
-        "-c",
-        "import sys; from bequest.cli.main import main; sys.exit(main())",
-    ]
-    command += ["diagnose", str(MODEL), "--texts", str(TEXTS), "--quiet"]
+    command = [BEQUEST, "diagnose", str(MODEL), "--texts", str(TEXTS), "--quiet"]
     command += ["--sequences", amounts[0], "--length", amounts[1], "--out"]
     script = str(Path(__file__).with_name("diagnose_with_torch.py"))
     peer = [sys.executable, script, str(MODEL), str(TEXTS), str(whole), *amounts]
 
     def check() -> None:
         if whole.exists() and (ours / "results.json").exists():
-            apart = np.abs(ranks_of_ours(ours) - np.array(json.loads(whole.read_text())))
-            if apart.mean() > options.tolerance:
-                raise BenchmarkError(f"the mean ranks lie {apart.mean():.3f} apart on the average")
+            expected = json.loads(whole.read_text(encoding="utf-8"))
+            for name, found in means_of_ours(ours).items():
+                apart = float(np.abs(found - np.array(expected[name])).mean())
+                if apart > options.tolerance:
+                    raise BenchmarkError(f"mean {name}: {apart:.3f} apart on the average")
 
     common = {"environment": {"HF_HUB_OFFLINE": "1"}, "reads": (MODEL,), "check": check}
     return [
@@ -60,24 +66,22 @@ def contenders(folder: Path, options: argparse.Namespace) -> list[Contender]:
     ]
 
 
-def ranks_of_ours(out: Path) -> np.ndarray:
-    """Mean rank of each head over the sequences, (L, H)."""
+def means_of_ours(out: Path) -> dict[str, np.ndarray]:
+    """Mean rank and mean mass of each head over the sequences, each (L, H)."""
     document = json.loads((out / "results.json").read_text(encoding="utf-8"))
-    title = "Attention rank, mean over sequences"
-    (data,) = (one["data"] for one in document["sections"] if one["title"] == title)
-    return np.array(data["values"], dtype=np.float64)
+    sections = {section["title"]: section["data"] for section in document["sections"]}
+    return {
+        name: np.array(sections[f"Attention {name}, mean over sequences"]["values"], np.float64)
+        for name in ("rank", "mass")
+    }
 
 
 def report(measured: dict[str, list[Measurement]], options: argparse.Namespace) -> str:
     """Return what was measured as Markdown."""
-    rows = [
-        [name, seconds(taken), cpu_seconds(taken), peak_megabytes(taken)]
-        for name, taken in measured.items()
-    ]
     return (
         f"{MODEL.name}, {options.sequences} sequences of {options.length} tokens of the Brown "
-        "corpus; the first two find the same ranks.\n\n"
-        f"{table(['way', 'seconds', 'CPU seconds', 'MB'], rows)}\n"
+        "corpus; the first two find the same ranks and masses.\n\n"
+        f"{usage(measured)}\n"
         f"{provenance(packages=['torch', 'transformers'], folder=ROOT)}"
     )
 
@@ -88,7 +92,7 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=100)
     parser.add_argument("--length", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--tolerance", type=float, default=0.05, help="ranks apart, on the average")
+    parser.add_argument("--tolerance", type=float, default=0.05, help="how far apart means may lie")
     parser.add_argument("--print", action="store_true", help="print instead of writing RESULTS.md")
     options = parser.parse_args()
     measured = run_in_turn(contenders(SCRATCH / "diagnose", options), repeats=options.repeats)

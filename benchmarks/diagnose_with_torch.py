@@ -1,8 +1,8 @@
 """What one writes without a tool: all attention matrices of a sequence, one SVD a head.
 
-Arguments: MODEL TEXTS OUT SEQUENCES LENGTH. Writes the mean rank of each block's heads, (L, H), as
-JSON. The rank is the fewest singular values that hold 0.9 of the squared norm; the mass is computed
-too, as it would be. Sequences are cut as `bequest diagnose` cuts them.
+Arguments: MODEL TEXTS OUT SEQUENCES LENGTH. Writes the mean rank and the mean mass of each block's
+heads, each (L, H), as JSON. The rank is the fewest singular values, the mass the fewest columns that
+hold 0.9 of the squared norm. Sequences are cut as `bequest diagnose` cuts them.
 """
 
 from __future__ import annotations
@@ -40,9 +40,11 @@ def main() -> None:
         matrices = torch.stack(attentions)[:, 0].double()
         ranks.append(fewest(torch.linalg.svdvals(matrices).square()))
         masses.append(fewest(matrices.square().sum(-2)))
-    torch.stack(masses).double().mean(0)
-    mean = torch.stack(ranks).double().mean(0)
-    Path(out).write_text(json.dumps(mean.tolist()), encoding="utf-8")
+    means = {
+        name: torch.stack(values).double().mean(0).tolist()
+        for name, values in (("rank", ranks), ("mass", masses))
+    }
+    Path(out).write_text(json.dumps(means), encoding="utf-8")
 
 
 if __name__ == "__main__":

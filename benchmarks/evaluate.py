@@ -14,8 +14,16 @@ import shlex
 import sys
 from pathlib import Path
 
-from benchmarks.harness import ROOT, SCRATCH, BenchmarkError, Contender, Measurement, run_in_turn
-from benchmarks.page import cpu_seconds, peak_megabytes, provenance, seconds, table, write_section
+from benchmarks.harness import (
+    BEQUEST,
+    ROOT,
+    SCRATCH,
+    BenchmarkError,
+    Contender,
+    Measurement,
+    run_in_turn,
+)
+from benchmarks.page import provenance, usage, write_section
 from bequest.evaluation.local_data import write_task
 from bequest.inheritance.inherit import inherit
 
@@ -64,12 +72,7 @@ def contenders(folder: Path, options: argparse.Namespace) -> list[Contender]:
     write_questions(data, options.items)
     task = write_task(data, folder / "tasks")
     ours, alone = folder / "ours", folder / "alone"
-    command = [
-        sys.executable,
-        "-c",
-        "import sys; from bequest.cli.main import main; sys.exit(main())",
-    ]
-    command += ["evaluate", str(WHOLE), str(cut), "--tasks", str(data), "--out", str(ours)]
+    command = [BEQUEST, "evaluate", str(WHOLE), str(cut), "--tasks", str(data), "--out", str(ours)]
     command += ["--dtype", options.dtype, "--batch-size", str(options.batch_size), "--quiet"]
     both = " && ".join(
         lm_eval_command(model, task, alone / model.name, options) for model in (WHOLE, cut)
@@ -109,14 +112,10 @@ def scores_of_lm_eval(out: Path, cut: Path) -> list[float]:
 
 def report(measured: dict[str, list[Measurement]], options: argparse.Namespace) -> str:
     """Return what was measured as Markdown."""
-    rows = [
-        [name, seconds(taken), cpu_seconds(taken), peak_megabytes(taken)]
-        for name, taken in measured.items()
-    ]
     return (
         f"{options.items} questions of 4 choices, {WHOLE.name} and its first 15 blocks, "
         f"{options.dtype}; both find the same accuracies.\n\n"
-        f"{table(['way', 'seconds', 'CPU seconds', 'MB'], rows)}\n"
+        f"{usage(measured)}\n"
         f"{provenance(packages=['torch', 'transformers', 'lm-eval'], folder=ROOT)}"
     )
 

@@ -18,6 +18,7 @@ import resource
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,6 +28,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SCRATCH = ROOT / ".cache" / "bench"
 """Where benchmarks put what they generate; git ignores it."""
+BEQUEST = str(Path(sys.executable).with_name("bequest"))
+"""The command that a user types, of this interpreter."""
 
 _SHOWN_OUTPUT_BYTES = 2000
 _READ_BYTES = 1 << 20

@@ -27,6 +27,7 @@ from benchmarks.frame import (
     publish,
 )
 from benchmarks.harness import (
+    BEQUEST,
     ROOT,
     SCRATCH,
     BenchmarkError,
@@ -81,8 +82,7 @@ class Case:
 
 def bequest_command(case: Case, out: Path) -> tuple[str, ...]:
     """Return the command that a user types, with this interpreter's `bequest`."""
-    bequest = str(Path(sys.executable).parent / "bequest")
-    return (bequest, "inherit", str(case.source), str(out), "--layers", str(case.layers))
+    return (BEQUEST, "inherit", str(case.source), str(out), "--layers", str(case.layers))
 
 
 def contenders(case: Case, mergekit: str | None) -> list[Contender]:

@@ -7,7 +7,7 @@ import platform
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -57,6 +57,15 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
+
+
+def usage(measured: Mapping[str, Sequence[Measurement]]) -> str:
+    """Return a Markdown table of what each way took, by its name."""
+    rows = [
+        [name, seconds(taken), cpu_seconds(taken), peak_megabytes(taken)]
+        for name, taken in measured.items()
+    ]
+    return table(["way", "seconds", "CPU seconds", "MB"], rows)
 
 
 def seconds(measured: Sequence[Measurement], *, flushed: bool = False) -> str:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from benchmarks import page
-from benchmarks.harness import ROOT, BenchmarkError, Contender, run_in_turn
+from benchmarks.harness import BEQUEST, ROOT, BenchmarkError, Contender, run_in_turn
 
 _HELLO = """
 import argparse
@@ -25,12 +24,11 @@ _PACKAGES = ("bequest", "jsonargparse", "transformers", "torch")
 def contenders() -> list[Contender]:
     """Return what is measured; `bequest` is the command beside this interpreter."""
     python = sys.executable
-    bequest = str(Path(python).with_name("bequest"))
     commands = {
         "`python -c pass`": (python, "-c", "pass"),
         "argparse, hello world": (python, "-c", _HELLO),
-        "`bequest --help`": (bequest, "--help"),
-        "`bequest inherit --help`": (bequest, "inherit", "--help"),
+        "`bequest --help`": (BEQUEST, "--help"),
+        "`bequest inherit --help`": (BEQUEST, "inherit", "--help"),
         "`import bequest`": (python, "-c", "import bequest"),
         "`import transformers`": (python, "-c", "import transformers"),
         "`from transformers import AutoModelForCausalLM`": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -97,10 +98,6 @@ def _flags(
 
 
 COLUMNS = ("target", "retained", "mean", "hard")
-HEAD = (
-    "| {} | target | retained | mean of the two | target's hardest 10 % |",
-    "|---|---|---|---|---|",
-)
 RIVALS = (
     ("FLOW", vision.SMALLER_STEPS),
     ("FLOW + WiSE-FT", "WiSE-FT"),
@@ -112,22 +109,31 @@ RIVALS = (
 
 def pairs(cells: Cells, seeds: dict[str, list[int]]) -> list[str]:
     """The differences within `RIVALS` as a Markdown table, in per cent."""
-    lines = [HEAD[0].format("pair"), HEAD[1]]
-    for method, less in RIVALS:
-        found = measured(cells, seeds, method, less)
-        shown = [_shown(found[name], signed=True) for name in COLUMNS]
-        lines.append(f"| {method} less {less} | " + " | ".join(shown) + " |")
-    return lines
+    chosen = [(f"{method} less {less}", method, less) for method, less in RIVALS]
+    return _lines(cells, seeds, "pair", chosen)
 
 
 def table(cells: Cells, seeds: dict[str, list[int]], less: str | None = None) -> list[str]:
     """The methods as a Markdown table, in per cent; or each one's difference to another."""
-    lines = [HEAD[0].format("method"), HEAD[1]]
-    for method in vision.METHODS:
-        if method != less:
-            found = measured(cells, seeds, method, less)
-            shown = [_shown(found[name], signed=less is not None) for name in COLUMNS]
-            lines.append(f"| {method} | " + " | ".join(shown) + " |")
+    chosen = [(method, method, less) for method in vision.METHODS if method != less]
+    return _lines(cells, seeds, "method", chosen)
+
+
+def _lines(
+    cells: Cells,
+    seeds: dict[str, list[int]],
+    head: str,
+    chosen: Sequence[tuple[str, str, str | None]],
+) -> list[str]:
+    """A row for each label, method and what is taken off it."""
+    lines = [
+        f"| {head} | target | retained | mean of the two | target's hardest 10 % |",
+        "|---|---|---|---|---|",
+    ]
+    for label, method, less in chosen:
+        found = measured(cells, seeds, method, less)
+        shown = [_shown(found[name], signed=less is not None) for name in COLUMNS]
+        lines.append(f"| {label} | " + " | ".join(shown) + " |")
     return lines
 
 

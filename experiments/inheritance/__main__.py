@@ -16,7 +16,7 @@ import time
 from dataclasses import replace
 
 from experiments.inheritance.data import CACHE, CELLS
-from experiments.inheritance.run import Cell, Study, is_done, run
+from experiments.inheritance.run import LONGER, Cell, Study, is_done, run
 
 SMALL = {
     "model_type": "llama",
@@ -78,10 +78,10 @@ def cells() -> list[Cell]:
     # A second seed of each at its own best rate, as the sweep above showed them.
     for depth in (8, 15):
         found += pair("smollm2", depth, 1e-3, 1)[:1] + pair("smollm2", depth, 3e-4, 1)[1:]
-    long = Cell(study="small", start="reference", depth=8, rate=SMALL_RATE, seed=0, times=4)
+    long = Cell(study="small", start="reference", depth=8, rate=SMALL_RATE, seed=0, times=LONGER)
     found += [
         long,
-        replace(long, start="inherited", depth=4, times=1, reference_times=long.times),
+        replace(long, start="inherited", depth=4, times=1, reference_times=LONGER),
         longer[1],
     ]
     return [*found, *pair("smollm2", 15, 3e-3, 0)]

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.page import table
 from experiments.inheritance.data import CELLS
 from experiments.inheritance.run import diagnosis_of
 
@@ -33,11 +34,9 @@ def _written(file: Path, title: str, head: str) -> list[str]:
     if not file.is_file():
         return []
     sections = json.loads(file.read_text())["sections"]
-    (table,) = (section["data"] for section in sections if section["title"] == title)
-    lines = [head, "", "| " + " | ".join(table["columns"]) + " |"]
-    lines.append("|---" * len(table["columns"]) + "|")
-    lines += ["| " + " | ".join(map(_shown, row)) + " |" for row in table["rows"]]
-    return lines
+    (found,) = (section["data"] for section in sections if section["title"] == title)
+    rows = [list(map(_shown, row)) for row in found["rows"]]
+    return [head, "", *table(found["columns"], rows).splitlines()]
 
 
 def _shown(value: Any) -> str:

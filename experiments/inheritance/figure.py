@@ -7,11 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.inheritance.data import ROOT
+from experiments.inheritance.run import LONGER
 from experiments.inheritance.runs import CURVES, Run, chosen, key
 
 FIGURE = ROOT / "docs" / "inheritance.png"
-LONGER = 4
-"""How many times as long the longer trained reference was trained."""
 STARTS = {
     "inherited": ("inherited", "tab:blue"),
     f"inherited of x{LONGER}": ("inherited, longer reference", "tab:green"),

@@ -9,8 +9,8 @@ import numpy as np
 from benchmarks.page import write_section
 from experiments.inheritance.command_tables import diagnosed, rivals
 from experiments.inheritance.data import ROOT
-from experiments.inheritance.figure import LONGER, draw
-from experiments.inheritance.run import Study
+from experiments.inheritance.figure import draw
+from experiments.inheritance.run import LONGER, Study
 from experiments.inheritance.runs import Run, chosen, gap, key, read_all, steps_to_reach
 
 RESULTS = ROOT / "experiments" / "RESULTS.md"

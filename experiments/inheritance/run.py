@@ -60,6 +60,15 @@ class Study:
         return self.batch_size * self.block_length
 
 
+LONGER = 4
+"""How many times `Study.steps` the longer trained reference is trained."""
+
+
+def marked(mark: str, times: int) -> str:
+    """How names tell of several times `Study.steps`; of once they say nothing."""
+    return "" if times == 1 else f"{mark}{times}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """One file of results."""
@@ -82,16 +91,14 @@ class Cell:
     @property
     def path(self) -> Path:
         """Where its results are."""
-        longer = "" if self.times == 1 else f"_x{self.times}"
-        longer += "" if self.reference_times == 1 else f"_of_x{self.reference_times}"
+        longer = marked("_x", self.times) + marked("_of_x", self.reference_times)
         name = f"{self.study}_{self.start}_{self.depth}_{self.rate:g}_{self.seed}{longer}.json"
         return CELLS / name
 
 
 def reference_of(name: str, times: int = 1) -> Path:
     """The folder of a study's reference, trained for so many times `Study.steps`."""
-    longer = "" if times == 1 else f"-x{times}"
-    return SMOLLM2 if name == "smollm2" else CACHE / f"{name}-reference{longer}"
+    return SMOLLM2 if name == "smollm2" else CACHE / f"{name}-reference{marked('-x', times)}"
 
 
 def config_of(cell: Cell, study: Study, folder: Path) -> PretrainConfig:
@@ -186,8 +193,7 @@ def run(cell: Cell, study: Study) -> None:
 
 def diagnosis_of(name: str, times: int = 1) -> Path:
     """The file of what `bequest diagnose` says of a study's reference."""
-    longer = "" if times == 1 else f"-x{times}"
-    return CELLS / f"{name}-diagnosis{longer}.json"
+    return CELLS / f"{name}-diagnosis{marked('-x', times)}.json"
 
 
 def _diagnose(reference: Path, results: Path) -> None:

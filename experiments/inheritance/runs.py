@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.inheritance.data import CELLS
-from experiments.inheritance.run import Cell
+from experiments.inheritance.run import Cell, marked
 
 DRAWS = 2000
 CURVES = ("raw", "lawa")
@@ -108,8 +108,7 @@ def best_rate(runs: Sequence[Run], study: str, start: str, depth: int) -> float 
 
 def key(run: Run) -> tuple[str, str, int]:
     """What a row of a table is about: study, start (and how many times the steps), depth."""
-    longer = "" if run.cell.times == 1 else f" x{run.cell.times}"
-    longer += "" if run.cell.reference_times == 1 else f" of x{run.cell.reference_times}"
+    longer = marked(" x", run.cell.times) + marked(" of x", run.cell.reference_times)
     return run.cell.study, run.cell.start + longer, run.cell.depth
 
 

@@ -80,10 +80,10 @@ class ResumedHarness:
         left = [(key, request) for key, request in mine if key not in known]
         # Here are the answers as lm-eval gives them in the end; those on disk are the same.
         told = own([request for _, request in left], **options) if left else []
-        new = {key: answer for (key, _), answer in zip(left, told, strict=True)}
-        answered = {key: new[key] if key in new else known[key] for key, _ in mine}
-        shares = [answered] if size == 1 else from_all(answered)
-        found = {key: answer for share in shares for key, answer in share.items()}
+        found = known | {key: answer for (key, _), answer in zip(left, told, strict=True)}
+        if size > 1:
+            for share in from_all({key: found[key] for key, _ in mine}):
+                found |= share
         return [found[key] for key in keys]
 
 
